@@ -1,0 +1,29 @@
+"""Knowledge identification and fusion as pure functions of tensors: torch only."""
+
+from kif_lightning.kif.fusion import (
+    AdaptiveRule,
+    MeanRule,
+    StaticRule,
+    UnitClass,
+    accumulate,
+    classify,
+    fuse_,
+    min_max,
+)
+from kif_lightning.kif.importance import ImportanceTracker
+from kif_lightning.kif.units import SkillUnits, lora_rank_units, matrix_units
+
+__all__ = [
+    "AdaptiveRule",
+    "ImportanceTracker",
+    "MeanRule",
+    "SkillUnits",
+    "StaticRule",
+    "UnitClass",
+    "accumulate",
+    "classify",
+    "fuse_",
+    "lora_rank_units",
+    "matrix_units",
+    "min_max",
+]

@@ -1,0 +1,155 @@
+"""Knowledge identification: how much each weight, and each skill unit, matters to the current task.
+
+Shapes: U number of units; weights and gradients have any shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kif_lightning.errors import UserError, require_between
+from kif_lightning.kif.units import SkillUnits, UnitMember
+
+BUCKET_ELEMENTS = 1 << 20
+"""Weights updated together: few kernel launches, temporaries that stay in the cache."""
+
+
+class ImportanceTracker:
+    """Running averages of the per-weight importance (KIF: knowledge identification; TaSL eq. 2-6).
+
+    At optimizer step t, for a weight w with gradient g::
+
+        order 1:  I_t = | w g |              order 2:  I_t = | w g - (w g)^2 / 2 |
+        sensitivity  Ibar_t = alpha1 Ibar_{t-1} + (1 - alpha1) I_t               Ibar_0 = 0
+        uncertainty  U_t    = alpha2 U_{t-1} + (1 - alpha2) | I_t - Ibar_t |     U_0 = 0
+        weight score s      = Ibar * U       (Ibar alone with use_uncertainty=False, an ablation)
+
+    Two averages per weight are kept, in float32 (float64 for float64 weights).
+
+    Raises:
+        UserError: order not 1 or 2, or a smoothing factor outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        order: Literal[1, 2] = 2,
+        alpha1: float = 0.85,
+        alpha2: float = 0.85,
+        use_uncertainty: bool = True,
+    ) -> None:
+        if order not in (1, 2):
+            raise UserError(f"importance.order must be 1 or 2, got {order}.")
+        require_between("importance.alpha1", alpha1, 0.0, 1.0)
+        require_between("importance.alpha2", alpha2, 0.0, 1.0)
+        self.order = order
+        self.alpha1 = alpha1
+        self.alpha2 = alpha2
+        self.use_uncertainty = use_uncertainty
+        self.num_steps = 0
+        self.sensitivity: dict[str, Tensor] = {}
+        self.uncertainty: dict[str, Tensor] = {}
+
+    def reset(self, weights: Mapping[str, Tensor]) -> None:
+        """Start a task: both averages of every weight at 0."""
+        self.num_steps = 0
+        self.sensitivity = {name: _zeros(weight) for name, weight in weights.items()}
+        self.uncertainty = {name: _zeros(weight) for name, weight in weights.items()}
+
+    @torch.no_grad()
+    def update(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]) -> None:
+        """Count one optimizer step.
+
+        Args:
+            weights: the tensors given to :meth:`reset`, with the values the importance is taken at.
+            gradients: their gradients (same shapes, accumulated, unscaled); ``None`` counts as 0.
+        """
+        self.num_steps += 1
+        for weight, gradient, sensitivity, uncertainty in self._buckets(weights, gradients):
+            importance = list(torch._foreach_mul(weight, gradient))
+            if self.order == 2:
+                factor = list(torch._foreach_mul(importance, -0.5))
+                torch._foreach_add_(factor, 1.0)
+                torch._foreach_mul_(importance, factor)
+            torch._foreach_abs_(importance)
+            torch._foreach_lerp_(sensitivity, importance, 1.0 - self.alpha1)
+            torch._foreach_sub_(importance, sensitivity)
+            torch._foreach_abs_(importance)
+            torch._foreach_lerp_(uncertainty, importance, 1.0 - self.alpha2)
+
+    def _buckets(
+        self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]
+    ) -> Iterator[tuple[list[Tensor], ...]]:
+        """Flat views of (w, g, Ibar, U), in groups of about ``BUCKET_ELEMENTS`` weights."""
+        bucket: tuple[list[Tensor], ...] = ([], [], [], [])
+        size = 0
+        for name, sensitivity in self.sensitivity.items():
+            weight, gradient = weights[name].detach(), gradients[name]
+            if gradient is None:
+                gradient = torch.zeros_like(weight)
+            flat = [t.reshape(-1) for t in (weight, gradient, sensitivity, self.uncertainty[name])]
+            for start in range(0, sensitivity.numel(), BUCKET_ELEMENTS):
+                pieces = [t[start : start + BUCKET_ELEMENTS] for t in flat]
+                bucket[0].append(pieces[0].to(sensitivity.dtype))
+                bucket[1].append(pieces[1].to(sensitivity.dtype))
+                bucket[2].append(pieces[2])
+                bucket[3].append(pieces[3])
+                size += pieces[2].numel()
+                if size >= BUCKET_ELEMENTS:
+                    yield bucket
+                    bucket, size = ([], [], [], []), 0
+        if size:
+            yield bucket
+
+    @torch.no_grad()
+    def unit_scores(self, units: SkillUnits) -> Tensor:
+        """Raw score of every unit, float64, shape (U,), in the order of ``units.ids``.
+
+        ``matrix``: mean of s over the tensor. ``lora_rank``: the mean over the (O, I) outer product
+        of the scores of column r of B and row r of A, in closed form: the product of the two means.
+        All products are taken in float64: 1e-24 * 1e-24 is 0 in float32.
+        """
+        scores = []
+        for group in units.groups:
+            means = [self._member_means(member) for member in group.members]
+            scores.append(torch.stack(means).prod(dim=0))
+        return torch.cat(scores).cpu()
+
+    def _member_means(self, member: UnitMember) -> Tensor:
+        """Mean weight score over all of a tensor but the member's axis: (U_group,), float64."""
+        sensitivity = _rows(self.sensitivity[member.parameter], member.axis)
+        if not self.use_uncertainty:
+            return sensitivity.mean(dim=1, dtype=torch.float64)
+        uncertainty = _rows(self.uncertainty[member.parameter], member.axis)
+        dots: Tensor = torch.linalg.vecdot(sensitivity.double(), uncertainty.double(), dim=1)
+        return dots / sensitivity.shape[1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages and the step count, as tensors and numbers."""
+        return {
+            "num_steps": self.num_steps,
+            "sensitivity": dict(self.sensitivity),
+            "uncertainty": dict(self.uncertainty),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.num_steps = state["num_steps"]
+        self.sensitivity = {name: t.clone() for name, t in state["sensitivity"].items()}
+        self.uncertainty = {name: t.clone() for name, t in state["uncertainty"].items()}
+
+
+def _zeros(weight: Tensor) -> Tensor:
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+
+
+def _rows(tensor: Tensor, axis: int | None) -> Tensor:
+    """(U_group, elements of one unit)."""
+    if axis is None:
+        return tensor.reshape(1, -1)
+    return tensor.movedim(axis, 0).flatten(start_dim=1)

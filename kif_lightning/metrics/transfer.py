@@ -1,0 +1,104 @@
+"""Transfer metrics, all from the score matrix (method: section 8).
+
+``a[i][j]`` is the score on task j after training task i (0-based, T tasks, percent); ``None``
+where task j was not evaluated after task i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+ScoreMatrix = Sequence[Sequence[float | None]]
+
+FORMULAS: dict[str, str] = {
+    "average_performance": "mean_j a[T-1][j]",
+    "forgetting_rate": "mean_{j<T-1} max_{j<=i<T-1} a[i][j] - a[T-1][j]",
+    "backward_transfer": "mean_{j<T-1} a[T-1][j] - a[j][j]",
+    "forward_transfer_vs_single_task": "mean_j a[j][j] - single[j]",
+    "forward_transfer_zero_shot": "mean_{j>=1} a[j-1][j] - untrained[j]",
+}
+"""Name of each metric -> its formula, to print beside every figure."""
+
+
+def average_performance(matrix: ScoreMatrix) -> float | None:
+    """``mean_j a[T-1][j]`` (AP, also called OP)."""
+    return _mean(matrix[-1])
+
+
+def forgetting_rate(matrix: ScoreMatrix) -> float | None:
+    """``mean over j < T-1 of max_{j <= i < T-1} a[i][j] - a[T-1][j]`` (F.Ra); lower is better."""
+    last = len(matrix) - 1
+    drops: list[float | None] = []
+    for j in range(last):
+        seen = [matrix[i][j] for i in range(j, last)]
+        known = [score for score in seen if score is not None]
+        # A missing score could have been the best one: the metric is then unknown, not smaller.
+        best = max(known) if len(known) == len(seen) else None
+        drops.append(_difference(best, matrix[last][j]))
+    return _mean(drops)
+
+
+def backward_transfer(matrix: ScoreMatrix) -> float | None:
+    """``mean over j < T-1 of a[T-1][j] - a[j][j]`` (BWT)."""
+    last = len(matrix) - 1
+    return _mean([_difference(matrix[last][j], matrix[j][j]) for j in range(last)])
+
+
+def forward_transfer_vs_single_task(
+    matrix: ScoreMatrix, single_task: Sequence[float | None]
+) -> float | None:
+    """``mean_j a[j][j] - single[j]``; single[j]: the same budget on task j alone."""
+    return _mean([_difference(matrix[j][j], single_task[j]) for j in range(len(matrix))])
+
+
+def forward_transfer_zero_shot(
+    matrix: ScoreMatrix, untrained: Sequence[float | None]
+) -> float | None:
+    """``mean over j >= 1 of a[j-1][j] - untrained[j]``; untrained: the model before any task."""
+    return _mean([_difference(matrix[j - 1][j], untrained[j]) for j in range(1, len(matrix))])
+
+
+def transfer_metrics(
+    matrix: ScoreMatrix,
+    *,
+    single_task: Sequence[float | None] | None = None,
+    untrained: Sequence[float | None] | None = None,
+) -> dict[str, float]:
+    """Every metric of :data:`FORMULAS` whose inputs are there; the others are absent, never zero.
+
+    Args:
+        matrix: (T, T) scores in percent; entries above the diagonal may be ``None``.
+        single_task: (T,) scores of per-task training.
+        untrained: (T,) scores of the model before the first task.
+
+    Raises:
+        ValueError: the matrix is empty or not square, or a vector has another length than T.
+    """
+    num_tasks = len(matrix)
+    if num_tasks == 0 or any(len(row) != num_tasks for row in matrix):
+        raise ValueError(f"The score matrix must be square, got rows {[len(r) for r in matrix]}.")
+    for name, vector in (("single_task", single_task), ("untrained", untrained)):
+        if vector is not None and len(vector) != num_tasks:
+            raise ValueError(f"{name} must hold {num_tasks} scores, got {len(vector)}.")
+    found = {"average_performance": average_performance(matrix)}
+    if num_tasks > 1:
+        found["forgetting_rate"] = forgetting_rate(matrix)
+        found["backward_transfer"] = backward_transfer(matrix)
+        if single_task is not None:
+            found["forward_transfer_vs_single_task"] = forward_transfer_vs_single_task(
+                matrix, single_task
+            )
+        if untrained is not None:
+            found["forward_transfer_zero_shot"] = forward_transfer_zero_shot(matrix, untrained)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    return sum(known) / len(known)
