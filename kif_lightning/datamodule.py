@@ -1,0 +1,261 @@
+"""Streams the task order: the present task's training batches, any task's test batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from kif_lightning.errors import UserError, require_between
+from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
+from kif_lightning.seeding import generator
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The rows of one forward pass, and what it is a part of."""
+
+    indices: tuple[int, ...]
+    step_tokens: int
+    """Target tokens of the whole optimizer step: the loss is a mean over these."""
+    step_micro_batches: int
+
+
+class StepPlan(Sampler[MicroBatch]):
+    """Which rows go into which optimizer step, known before the epoch starts.
+
+    Knowing a step's target tokens ahead makes gradient accumulation exact: micro-batches weigh by
+    their tokens, so accumulation changes nothing but rounding (method: section 1).
+    """
+
+    def __init__(
+        self,
+        *,
+        answer_tokens: Sequence[int],
+        batch_size: int,
+        micro_batch_size: int,
+        seed: int,
+        task_name: str,
+    ) -> None:
+        self.answer_tokens = answer_tokens
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.seed = seed
+        self.task_name = task_name
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch; every epoch has an order of its own."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        draw = generator(self.seed, self.task_name, "row order", self.epoch)
+        order = torch.randperm(len(self.answer_tokens), generator=draw).tolist()
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            tokens = sum(self.answer_tokens[i] for i in rows)
+            parts = [
+                tuple(rows[i : i + self.micro_batch_size])
+                for i in range(0, len(rows), self.micro_batch_size)
+            ]
+            for part in parts:
+                yield MicroBatch(part, step_tokens=tokens, step_micro_batches=len(parts))
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.answer_tokens), self.batch_size)
+        per_step = -(-self.batch_size // self.micro_batch_size)
+        return full * per_step + -(-rest // self.micro_batch_size)
+
+
+class _TrainingBatches(Dataset[Batch]):
+    def __init__(self, backbone: Backbone, examples: Sequence[Example]) -> None:
+        self.backbone = backbone
+        self.examples = examples
+
+    def __getitem__(self, micro_batch: MicroBatch) -> Batch:
+        return {
+            "inputs": self.backbone.training_batch([self.examples[i] for i in micro_batch.indices]),
+            "step_tokens": micro_batch.step_tokens,
+            "step_micro_batches": micro_batch.step_micro_batches,
+        }
+
+
+class _EvaluationBatches(Dataset[Batch]):
+    """Rows sorted by length, so that a batch is padded little; ``rows`` tells which they are."""
+
+    def __init__(
+        self, backbone: Backbone, examples: Sequence[Example], batch_size: int, max_new_tokens: int
+    ) -> None:
+        self.backbone = backbone
+        self.examples = examples
+        self.max_new_tokens = max_new_tokens
+        by_length = sorted(range(len(examples)), key=lambda i: -len(examples[i].prompt_ids))
+        self.batches = [by_length[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        rows = self.batches[index]
+        return {
+            "inputs": self.backbone.generation_batch([self.examples[i] for i in rows]),
+            "rows": rows,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+
+class ContinualDataModule(LightningDataModule):
+    """The tasks of a benchmark, one after another; the runner says which is the present one.
+
+    Args:
+        benchmark: tasks in their order.
+        backbone: tokenises and stacks.
+        batch_size: rows of an optimizer step.
+        micro_batch_size: rows of a forward pass; None: ``batch_size``.
+        evaluation_batch_size: prompts generated for together.
+        max_new_tokens: cap of generation tasks (classification: the longest train label).
+        num_held_out: seeded train rows kept from training, for selection by their loss.
+        seed: of row order and held-out draw.
+
+    Raises:
+        UserError: sizes below 1, a batch size that is no multiple of the micro-batch size, a task
+            with no more train rows than are held out.
+    """
+
+    def __init__(
+        self,
+        *,
+        benchmark: Benchmark,
+        backbone: Backbone,
+        batch_size: int,
+        micro_batch_size: int | None,
+        evaluation_batch_size: int,
+        max_new_tokens: int,
+        num_held_out: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        micro_batch_size = micro_batch_size or batch_size
+        require_between("optim.batch_size", batch_size, 1, 1 << 30)
+        require_between("optim.micro_batch_size", micro_batch_size, 1, batch_size)
+        require_between("evaluation.batch_size", evaluation_batch_size, 1, 1 << 30)
+        require_between("evaluation.max_new_tokens", max_new_tokens, 1, 1 << 30)
+        if batch_size % micro_batch_size:
+            raise UserError(
+                f"optim.batch_size must be a multiple of optim.micro_batch_size, got {batch_size} "
+                f"and {micro_batch_size}."
+            )
+        for task in benchmark.tasks:
+            if len(task.train) <= num_held_out:
+                raise UserError(
+                    f"Task {task.name} has {len(task.train)} train rows, but {num_held_out} are to "
+                    "be held out: use more rows (benchmark.train_rows) or method/selection=none."
+                )
+        self.tasks = benchmark.tasks
+        self.backbone = backbone
+        self.batch_size = batch_size
+        self.micro_batch_size = micro_batch_size
+        self.evaluation_batch_size = evaluation_batch_size
+        self.max_new_tokens = max_new_tokens
+        self.num_held_out = num_held_out
+        self.seed = seed
+        self.task_index = 0
+        self._test_examples: dict[str, list[Example]] = {}
+        self._split: tuple[list[Example], list[Example]] | None = None
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Micro-batches of a full optimizer step."""
+        return self.batch_size // self.micro_batch_size
+
+    @property
+    def task(self) -> Task:
+        """The present task."""
+        return self.tasks[self.task_index]
+
+    def begin_task(self, task_index: int) -> None:
+        """Make a task the present one."""
+        self.task_index = task_index
+        self._split = None
+
+    def num_training_rows(self, task: Task) -> int:
+        """Rows that training sees."""
+        return len(task.train) - self.num_held_out
+
+    def optimizer_steps(self, task: Task, epochs: int) -> int:
+        """Optimizer steps of a task."""
+        return epochs * -(-self.num_training_rows(task) // self.batch_size)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Micro-batches of the present task."""
+        examples = self._training_split()[0]
+        plan = StepPlan(
+            answer_tokens=[len(example.answer_ids) for example in examples],
+            batch_size=self.batch_size,
+            micro_batch_size=self.micro_batch_size,
+            seed=self.seed,
+            task_name=self.task.name,
+        )
+        dataset = _TrainingBatches(self.backbone, examples)
+        return DataLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        """The held-out rows of the present task; nothing without selection."""
+        examples = self._training_split()[1]
+        if not examples:
+            return []
+        dataset = _TrainingBatches(self.backbone, examples)
+        parts = [
+            tuple(range(start, min(start + self.micro_batch_size, len(examples))))
+            for start in range(0, len(examples), self.micro_batch_size)
+        ]
+        sampler = [MicroBatch(part, step_tokens=0, step_micro_batches=1) for part in parts]
+        return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=_as_is)
+
+    def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
+        """Test batches of each task named."""
+        return [
+            DataLoader(self._evaluation_batches(self.tasks[i]), batch_size=None, collate_fn=_as_is)
+            for i in task_indices
+        ]
+
+    def new_tokens_cap(self, task: Task) -> int:
+        """Longest TRAIN label with its end token; ``max_new_tokens`` for generation tasks."""
+        if not task.labels:
+            return self.max_new_tokens
+        probe = task.train[0].input
+        return max(
+            len(self.backbone.encode(Row(id="", input=probe, output=label)).answer_ids)
+            for label in task.labels
+        )
+
+    def _evaluation_batches(self, task: Task) -> _EvaluationBatches:
+        if task.name not in self._test_examples:
+            self._test_examples[task.name] = [self.backbone.encode(row) for row in task.test]
+        return _EvaluationBatches(
+            self.backbone,
+            self._test_examples[task.name],
+            self.evaluation_batch_size,
+            self.new_tokens_cap(task),
+        )
+
+    def _training_split(self) -> tuple[list[Example], list[Example]]:
+        """(training, held-out) examples of the present task."""
+        if self._split is None:
+            examples = [self.backbone.encode(row) for row in self.task.train]
+            draw = generator(self.seed, self.task.name, "held-out rows")
+            order = torch.randperm(len(examples), generator=draw).tolist()
+            held_out = set(order[: self.num_held_out])
+            self._split = (
+                [example for i, example in enumerate(examples) if i not in held_out],
+                [example for i, example in enumerate(examples) if i in held_out],
+            )
+        return self._split
+
+
+def _as_is(batch: Any) -> Any:
+    return batch

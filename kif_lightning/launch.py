@@ -1,0 +1,174 @@
+"""From a composed config to a run: settings, run folder, mistakes, exit status."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from kif_lightning.assembly import build_parts, fixed
+from kif_lightning.errors import UserError
+from kif_lightning.plan import show_plan
+from kif_lightning.reporting.console import RunConsole
+from kif_lightning.run_state import RunFolder
+from kif_lightning.runner import RunOptions, StreamRunner
+
+NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "logger")
+"""Keys that change where and what is shown, never what is computed."""
+
+_failed_cells: list[str] = []
+
+
+def launch(config: DictConfig) -> None:
+    """Run one cell. A user's mistake: exit status 2; within a sweep it is noted, others go on."""
+    _quiet()
+    console = RunConsole()
+    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        run(config, console)
+    except UserError as error:
+        logging.getLogger(__name__).error("%s", error)
+        if not sweep:
+            sys.exit(2)
+        _failed_cells.append(f"{run_path(config)}: {error}")
+
+
+def close_sweep() -> None:
+    """After the last cell: exit status 1 if any failed, naming each."""
+    if _failed_cells:
+        listed = "\n".join(f"  {cell}" for cell in _failed_cells)
+        sys.exit(f"{len(_failed_cells)} cells of the sweep failed:\n{listed}")
+
+
+def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
+    """Run, resume or show the run of a config; returns its results (None for a plan)."""
+    settings = run_settings(config)
+    folder = RunFolder(run_path(config))
+    if not config.plan and not config.rerun and folder.is_finished(settings):
+        console.say(f"Finished already: {folder.path} (rerun=true starts anew).")
+        results = folder.results()
+        console.finished(results)
+        return results
+    runner = StreamRunner(
+        parts=build_parts(config),
+        options=_options(config),
+        folder=folder,
+        console=console,
+        new_logger=_logger_factory(config, folder.path),
+    )
+    console.say(f"Run folder: {folder.path}")
+    _tell_fixes(config, console)
+    if config.plan:
+        show_plan(runner)
+        return None
+    # Everything the model must agree to is tried before the first file is written.
+    runner.build()
+    folder.open(settings, rerun=config.rerun)
+    results = runner.run()
+    console.metrics(results["metrics"], results["formulas"])
+    console.say(f"Results: {folder.path / 'results.json'}")
+    return results
+
+
+def run_settings(config: DictConfig) -> dict[str, Any]:
+    """The resolved config without the keys that change no result."""
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in resolved.items() if key not in NOT_SETTINGS}
+
+
+def run_path(config: DictConfig) -> Path:
+    """The run folder: a function of the settings, never of the time."""
+    if config.run_dir is not None:
+        return Path(config.run_dir)
+    settings = run_settings(config)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    order = config.benchmark.order
+    order_name = order if isinstance(order, str) else "-".join(str(name) for name in order)
+    parts = (
+        config.backbone.name,
+        config.benchmark.name,
+        order_name[:40],
+        config.method.name,
+        f"seed{config.seed}",
+        digest,
+    )
+    return Path(config.run_root) / config.experiment_name / "__".join(parts)
+
+
+def _options(config: DictConfig) -> RunOptions:
+    trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
+    trainer["precision"] = fixed(config, "precision", trainer["precision"])
+    return RunOptions(
+        method=config.method.name,
+        seed=config.seed,
+        epochs=config.optim.epochs,
+        batch_size=config.optim.batch_size,
+        micro_batch_size=config.optim.micro_batch_size,
+        gradient_clip=fixed(config, "gradient_clip", config.optim.gradient_clip),
+        max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
+        loss_mean=config.method.fixes.loss_mean,
+        evaluation_batch_size=config.evaluation.batch_size,
+        max_new_tokens=config.evaluation.max_new_tokens,
+        evaluate_untrained=config.evaluation.untrained,
+        evaluate_next_task=config.evaluation.next_task,
+        save_model=config.save_model,
+        trainer=trainer,
+    )
+
+
+def _logger_factory(config: DictConfig, run_dir: Path) -> Any:
+    if not config.logger:
+        return None
+    return partial(_new_logger, config.logger, run_dir)
+
+
+def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
+    logger = instantiate(logger_config)(save_dir=str(run_dir))
+    define = getattr(logger.experiment, "define_metric", None)
+    if define is not None:
+        # A fresh Trainer a task restarts Lightning's step: curves get an axis of their own.
+        define("running_step")
+        define("train/*", step_metric="running_step")
+        define("task")
+        define("score/*", step_metric="task")
+    return logger
+
+
+def _tell_fixes(config: DictConfig, console: RunConsole) -> None:
+    own = {
+        "precision": config.trainer.precision,
+        "gradient_clip": config.optim.gradient_clip,
+        "truncation": config.backbone.truncation,
+    }
+    for key, setting in own.items():
+        fixed_value = config.method.fixes[key]
+        if fixed_value is not None and fixed_value != setting:
+            console.say(
+                f"Method {config.method.name} fixes {key}={fixed_value}; the run's own setting "
+                f"{setting} is not used."
+            )
+
+
+def _quiet() -> None:
+    """Silence what repeats at each of the many Trainers and says nothing to the user."""
+    for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*GPU available but not used.*",
+        ".*smaller than the logging interval.*",
+        ".*Checkpoint directory.*",
+        ".*LeafSpec.*",
+        ".*is_gradient_checkpointing.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

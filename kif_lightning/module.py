@@ -1,0 +1,222 @@
+"""The LightningModule: fine-tuning on one task, importance from each optimizer step, generation.
+
+Shapes: N rows, L answer tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+
+from kif_lightning.errors import UserError
+from kif_lightning.identification import Identification
+from kif_lightning.interfaces import (
+    Backbone,
+    Batch,
+    LossContext,
+    Parameters,
+    Penalty,
+    TrainingCounts,
+    all_finite,
+)
+from kif_lightning.metrics import TextScore
+
+LossMean = Literal["step_tokens", "micro_batches"]
+
+
+class ContinualModule(LightningModule):
+    """Trains the present task's trainable weights; the runner tells which task and which weights.
+
+    Args:
+        backbone: logits and decoding.
+        model: the adapted model.
+        optimizer: called with the trainable parameters.
+        schedule: called with (optimizer=..., num_training_steps=...).
+        penalties: terms added to the loss.
+        identification: feeds the importance; None: nothing is tracked.
+        loss_mean: ``step_tokens``: mean over all target tokens of the effective batch;
+            ``micro_batches``: mean of the micro-batches' means, as in the authors' code.
+        max_skipped_in_a_row: that many optimizer steps without a finite loss and gradient stop the
+            run; single ones are skipped whole and counted.
+
+    Raises:
+        UserError: in training, when non-finite losses or gradients persist; an unknown loss mean.
+    """
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        model: nn.Module,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        schedule: Callable[..., Any],
+        penalties: Sequence[Penalty] = (),
+        identification: Identification | None = None,
+        loss_mean: LossMean = "step_tokens",
+        max_skipped_in_a_row: int = 10,
+    ) -> None:
+        super().__init__()
+        if loss_mean not in ("step_tokens", "micro_batches"):
+            raise UserError(
+                f"The loss mean must be 'step_tokens' or 'micro_batches', got {loss_mean!r}."
+            )
+        self.backbone = backbone
+        self.model = model
+        self.optimizer_factory = optimizer
+        self.schedule_factory = schedule
+        self.penalties = tuple(penalties)
+        self.identification = identification
+        self.loss_mean = loss_mean
+        self.max_skipped_in_a_row = max_skipped_in_a_row
+        self.trainable_parameters: dict[str, nn.Parameter] = {}
+        self.counts = TrainingCounts()
+        self.logged_steps = 0
+        """Optimizer steps of the whole run: the axis of the training curves."""
+        self.scores: list[TextScore] = []
+        self.answers: list[dict[int, str]] = []
+        self._references: Sequence[Sequence[str]] = []
+        self._skipped_in_a_row = 0
+        self._step_losses: list[Tensor] = []
+        self._skip = False
+
+    def begin_task(self, parameters: Parameters, task_index: int) -> None:
+        """Take over the present task's trainable weights and start its counters."""
+        # from_pretrained gives modules in eval mode and Lightning leaves modes as they are.
+        self.train()
+        self.trainable_parameters = dict(parameters)
+        self.counts = TrainingCounts()
+        self._skipped_in_a_row = 0
+        self._step_losses = []
+        if self.identification is not None:
+            self.identification.begin_task(parameters)
+        for penalty in self.penalties:
+            penalty.begin_task(parameters, task_index)
+
+    def end_task(self, task_index: int) -> None:
+        """Called after the boundary."""
+        for penalty in self.penalties:
+            penalty.end_task(self.trainable_parameters, task_index)
+
+    def configure_optimizers(self) -> Any:
+        """The injected optimizer and schedule over the trainable weights."""
+        optimizer = self.optimizer_factory(list(self.trainable_parameters.values()))
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = self.schedule_factory(optimizer=optimizer, num_training_steps=steps)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """This micro-batch's share of the optimizer step's loss.
+
+        Lightning divides by ``accumulate_grad_batches``; the share is multiplied by it, so that the
+        step's gradient is that of sum over target tokens / number of target tokens, plus penalties.
+        """
+        parts = self.trainer.accumulate_grad_batches
+        logits, labels = self.backbone.answer_logits(self.model, batch["inputs"])
+        total = token_loss(logits, labels)
+        if self.loss_mean == "step_tokens":
+            loss = total * (parts / batch["step_tokens"])
+        else:
+            loss = total / (labels >= 0).sum()
+        if self.penalties:
+            context = LossContext(
+                parameters=self.trainable_parameters,
+                model=self.model,
+                batch=batch["inputs"],
+                logits=logits,
+                labels=labels,
+            )
+            share = parts / batch["step_micro_batches"]
+            with torch.autocast(self.device.type, enabled=False):
+                loss = loss + share * sum(penalty(context) for penalty in self.penalties)
+        self._step_losses.append(loss.detach() / parts)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """One check of the whole step; gradients are accumulated, unscaled, not yet clipped."""
+        losses = torch.stack(self._step_losses)
+        self._step_losses = []
+        gradients = [p.grad for p in self.trainable_parameters.values() if p.grad is not None]
+        self._skip = not all_finite([losses, *gradients])
+        if self._skip:
+            self._count_skip(optimizer, losses)
+            return
+        self._skipped_in_a_row = 0
+        self.counts.optimizer_steps += 1
+        self.counts.losses.append(float(losses.sum()))
+        self.logged_steps += 1
+        self.log_dict(
+            {
+                "train/loss": self.counts.losses[-1],
+                "train/learning_rate": optimizer.param_groups[0]["lr"],
+                "running_step": float(self.logged_steps),
+            },
+            batch_size=1,
+        )
+        if self.identification is not None:
+            self.identification.before_step(self.trainable_parameters)
+
+    def _count_skip(self, optimizer: Optimizer, losses: Tensor) -> None:
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and all_finite([losses]):
+            # The loss scaler found its scale too large: it skips the step and lowers the scale.
+            self.counts.scaler_overflows += 1
+            return
+        self.counts.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.max_skipped_in_a_row:
+            cause = "loss" if not all_finite([losses]) else "gradient"
+            raise UserError(
+                f"The {cause} was not finite in {self._skipped_in_a_row} optimizer steps in a row, "
+                f"after {self.counts.optimizer_steps} good ones: lower optim.lr, set "
+                "optim.gradient_clip=1.0, or use trainer.precision=32-true."
+            )
+        # Without gradients the optimizer leaves weights, momenta and decay as they are.
+        optimizer.zero_grad(set_to_none=True)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """The step, then the importance where it is read after it."""
+        super().optimizer_step(*args, **kwargs)
+        if self.identification is not None and not self._skip:
+            self.identification.after_step(self.trainable_parameters)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Held-out loss per target token, for selection."""
+        logits, labels = self.backbone.answer_logits(self.model, batch["inputs"])
+        tokens = int((labels >= 0).sum())
+        self.log("held_out_loss", token_loss(logits, labels) / tokens, batch_size=tokens)
+
+    def begin_evaluation(
+        self, scores: Sequence[TextScore], references: Sequence[Sequence[str]]
+    ) -> None:
+        """One metric and the reference texts for each dataloader of the coming ``test``."""
+        self.scores = list(scores)
+        self._references = references
+        self.answers = [{} for _ in scores]
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Generate, keep and score the answers of one batch."""
+        texts = self.backbone.generate(self.model, batch["inputs"], batch["max_new_tokens"])
+        references = [self._references[dataloader_idx][row] for row in batch["rows"]]
+        self.scores[dataloader_idx].update(texts, references)
+        self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
+
+
+def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the cross entropies of all answer tokens, in float32.
+
+    Args:
+        logits: (N, L, V).
+        labels: (N, L); -100 is not counted.
+    """
+    return cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
+    )

@@ -1,0 +1,5 @@
+"""Terms added to the loss, one file each."""
+
+from kif_lightning.penalties.orthonormality import OrthonormalityPenalty
+
+__all__ = ["OrthonormalityPenalty"]

@@ -1,0 +1,70 @@
+"""Keeps LoRA's rows and columns orthonormal, so that rank units stay distinct."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kif_lightning.errors import UserError, require_between
+from kif_lightning.interfaces import LossContext, Parameters
+
+
+class OrthonormalityPenalty:
+    """``mu * mean over all A and B of (||A A^T - I||_F or ||B^T B - I||_F)``, norm not squared.
+
+    A is (R, I), B is (O, R), I the (R, R) identity (KIF's regularisation; method: section 4).
+
+    Args:
+        coefficient: mu, at least 0.
+
+    Raises:
+        UserError: a negative coefficient; at a task's start, if no LoRA is trainable.
+    """
+
+    def __init__(self, *, coefficient: float = 0.1) -> None:
+        require_between("penalty.orthonormality.coefficient", coefficient, 0.0, float("inf"))
+        self.coefficient = coefficient
+
+    def __call__(self, context: LossContext) -> Tensor:
+        """The term, a scalar, taken in float32."""
+        return self.coefficient * orthonormality(context.parameters)
+
+    def begin_task(self, parameters: Parameters, task_index: int) -> None:
+        """Refuse a model without LoRA: the penalty would be without effect."""
+        if not any(_is_lora(name) for name in parameters):
+            raise UserError(
+                "The orthonormality penalty works on LoRA's A and B, but none is trainable: "
+                "use method/penalty=none with this adapter."
+            )
+
+    def end_task(self, parameters: Parameters, task_index: int) -> None:
+        """Nothing to keep."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the penalty has no memory."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to take over."""
+
+
+def orthonormality(parameters: Mapping[str, Tensor]) -> Tensor:
+    """Mean distance of all LoRA tensors' Gram matrices from the identity; a scalar."""
+    distances = []
+    for name, tensor in parameters.items():
+        if not _is_lora(name):
+            continue
+        matrix = tensor.float()
+        side_a = ".lora_A" in name or ".lora_embedding_A" in name
+        rows = matrix.flatten(1) if side_a else matrix.transpose(0, 1).flatten(1)
+        gram = rows @ rows.T
+        identity = torch.eye(gram.shape[0], device=gram.device, dtype=gram.dtype)
+        distances.append(torch.linalg.matrix_norm(gram - identity))
+    return torch.stack(distances).mean()
+
+
+def _is_lora(name: str) -> bool:
+    return ".lora_" in name and "magnitude" not in name

@@ -1,0 +1,124 @@
+"""``plan=true``: what a run would do, and how long it would take, measured on a few real steps."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback
+from rich.table import Table
+
+from kif_lightning.runner import StreamRunner
+
+_PROBE_STEPS = 3
+
+
+class _Clock(Callback):
+    """Seconds of each training step and test batch."""
+
+    def __init__(self) -> None:
+        self.training: list[float] = []
+        self.testing: list[float] = []
+        self._last = time.perf_counter()
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        self._last = time.perf_counter()
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.training.append(time.perf_counter() - self._last)
+
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        self._last = time.perf_counter()
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.testing.append(time.perf_counter() - self._last)
+
+
+def show_plan(runner: StreamRunner) -> None:
+    """Print tasks, steps, trainable weights, memory and an estimate of time; writes nothing."""
+    runner.build()
+    options, data = runner.options, runner.data
+    train_second, test_second = _seconds_per_token(runner)
+    table = Table(title="Plan", title_justify="left", box=None)
+    for column in ("task", "kind", "metric", "train rows", "steps", "evaluated on", "minutes"):
+        table.add_column(
+            column, justify="left" if column in ("task", "kind", "metric") else "right"
+        )
+    total = 0.0
+    test_seconds = []
+    for index, task in enumerate(runner.tasks):
+        lengths = [len(data.backbone.encode(row).prompt_ids) for row in task.train]
+        mean_tokens = sum(lengths) / len(lengths)
+        test_seconds.append(test_second * mean_tokens * len(task.test))
+        evaluated = min(index + 1 + options.evaluate_next_task, len(runner.tasks))
+        if options.evaluate_next_task and index + 1 < len(runner.tasks):
+            next_task = runner.tasks[index + 1]
+            zero_shot = test_second * mean_tokens * len(next_task.test)
+        else:
+            zero_shot = 0.0
+        train = train_second * mean_tokens * data.num_training_rows(task) * options.epochs
+        minutes = (train + sum(test_seconds) + zero_shot) / 60
+        total += minutes
+        table.add_row(
+            task.name,
+            task.kind,
+            task.metric,
+            str(data.num_training_rows(task)),
+            str(data.optimizer_steps(task, options.epochs)),
+            f"{evaluated} tasks",
+            f"{minutes:.1f}",
+        )
+    runner.console.console.print(table)
+    runner.console.mapping("Memory", _memory(runner))
+    runner.console.say(
+        f"Estimated time: {total:.0f} minutes (scaled by tokens from {_PROBE_STEPS} training steps "
+        "and one test batch of the first task on this machine)."
+    )
+
+
+def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:
+    """Seconds a prompt token costs in training and in evaluation."""
+    clock = _Clock()
+    data = runner.data
+    runner.begin_task(0)
+    trainer = runner.new_trainer([clock], training=True)
+    trainer.limit_train_batches = _PROBE_STEPS * data.accumulate_grad_batches
+    trainer.limit_val_batches = 0
+    trainer.fit_loop.max_epochs = 1
+    batches = [batch["inputs"]["input_ids"] for batch in data.train_dataloader()]
+    trainer.fit(runner.module, datamodule=data)
+    probed = batches[: len(clock.training)]
+    # The first step warms up; it counts only where there is no other.
+    skip = 1 if len(clock.training) > 1 else 0
+    tokens = sum(batch.numel() for batch in probed[skip:])
+    train = sum(clock.training[skip:]) / tokens
+    test_loader = data.evaluation_dataloaders([0])[0]
+    first = next(iter(test_loader))["inputs"]["input_ids"]
+    task = runner.tasks[0]
+    runner.module.begin_evaluation(
+        [runner.parts.new_score(task.metric)], [[row.output for row in task.test]]
+    )
+    tester = runner.new_trainer([clock], training=False)
+    tester.limit_test_batches = 1
+    tester.test(runner.module, dataloaders=test_loader, verbose=False)
+    return train, clock.testing[0] / first.numel()
+
+
+def _memory(runner: StreamRunner) -> dict[str, str]:
+    """Sizes of what stays in memory, apart from activations."""
+    model = runner.module.model
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    trainable = runner.parts.adapter.trainable(model).values()
+    learnt = sum(p.numel() * p.element_size() for p in trainable)
+    averages = 2 * learnt if runner.parts.identification is not None else 0
+    snapshot = learnt if runner.parts.boundary else 0
+    return {
+        "model": _megabytes(weights),
+        "gradients and AdamW's two moments": _megabytes(3 * learnt),
+        "importance averages": _megabytes(averages),
+        "snapshot of the trainable weights": _megabytes(snapshot),
+    }
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,1 @@
+"""What a run tells: on the console and in its files. Reads results only, never a model."""

@@ -1,0 +1,67 @@
+"""What a run shows on the console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+
+class RunConsole:
+    """Plain statements and tables; progress bars are the callbacks' matter."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self.console.print(text, markup=False)
+
+    def mapping(self, title: str, values: Mapping[str, Any]) -> None:
+        """Names and values under a title."""
+        table = Table(title=title, title_justify="left", show_header=False, box=None)
+        for name, value in values.items():
+            table.add_row(name, str(value))
+        self.console.print(table)
+
+    def score_matrix(
+        self,
+        names: Sequence[str],
+        matrix: Sequence[Sequence[float | None]],
+        untrained: Sequence[float | None] | None = None,
+    ) -> None:
+        """Rows: after which task; columns: score on which task, in percent."""
+        table = Table(
+            title="Score matrix (percent)", title_justify="left", box=None, padding=(0, 1)
+        )
+        table.add_column("after")
+        for index, name in enumerate(names):
+            table.add_column(f"{index + 1} {name}"[:12], justify="right", no_wrap=True)
+        if untrained is not None:
+            table.add_row("(untrained)", *[_percent(score) for score in untrained])
+        for index, row in enumerate(matrix):
+            table.add_row(f"{index + 1} {names[index]}", *[_percent(score) for score in row])
+        self.console.print(table)
+
+    def metrics(self, metrics: Mapping[str, float], formulas: Mapping[str, str]) -> None:
+        """Each metric with its formula."""
+        table = Table(title="Transfer metrics", title_justify="left", box=None)
+        table.add_column("metric")
+        table.add_column("percent", justify="right")
+        table.add_column(escape("formula (a[i][j]: score on task j after task i)"))
+        for name, value in metrics.items():
+            table.add_row(name, f"{value:.2f}", escape(formulas[name]))
+        self.console.print(table)
+
+    def finished(self, results: Mapping[str, Any]) -> None:
+        """Matrix and metrics of a finished run."""
+        names = [task["name"] for task in results["tasks"]]
+        self.score_matrix(names, results["score_matrix"], results["untrained"])
+        self.metrics(results["metrics"], results["formulas"])
+
+
+def _percent(score: float | None) -> str:
+    return "" if score is None else f"{score:.1f}"

@@ -1,0 +1,131 @@
+"""The run folder: its settings, the state after the last complete task, and what stands in it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from kif_lightning.errors import UserError
+from kif_lightning.storage import load_state, read_json, save_state, write_json, write_text
+
+
+@dataclass
+class RunState:
+    """What the next task needs to know of the ones before.
+
+    ``score_matrix[i][j]``: percent on task j after task i, None where not evaluated.
+    """
+
+    num_tasks: int
+    next_task: int = 0
+    score_matrix: list[list[float | None]] = field(default_factory=list)
+    untrained: list[float | None] | None = None
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+    logged_steps: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every task has been learnt and evaluated."""
+        return self.next_task >= self.num_tasks
+
+
+class RunFolder:
+    """Reads and writes one run's folder; every write is atomic, the state's pointer comes last.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def is_finished(self, settings: dict[str, Any]) -> bool:
+        """Whether a complete run of these very settings stands here.
+
+        Raises:
+            UserError: the folder belongs to other settings.
+        """
+        if not (self.path / "results.json").is_file():
+            return False
+        self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
+        return True
+
+    @property
+    def _config(self) -> Path:
+        return self.path / "config.yaml"
+
+    def open(self, settings: dict[str, Any], *, rerun: bool) -> None:
+        """Claim the folder for these settings, or check that it already has them.
+
+        Raises:
+            UserError: the folder belongs to other settings, or holds something else.
+        """
+        if rerun and self._config.is_file():
+            shutil.rmtree(self.path)
+        if self._config.is_file():
+            self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
+            return
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"The run folder {self.path} holds files, but no run's config.yaml: choose another "
+                "with run_dir=FOLDER, or empty it."
+            )
+        write_text(self._config, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+    def _check_same(self, settings: dict[str, Any], stored: Any) -> None:
+        now, before = flat(settings), flat(stored)
+        differing = [
+            f"{key}: {before.get(key, 'absent')} there, {now.get(key, 'absent')} now"
+            for key in sorted(now.keys() | before.keys())
+            if now.get(key, "absent") != before.get(key, "absent")
+        ]
+        if differing:
+            raise UserError(
+                f"The run folder {self.path} belongs to other settings ({'; '.join(differing)}): "
+                "use the same settings to resume, another run_dir=FOLDER, or rerun=true to start "
+                "anew."
+            )
+
+    def save(self, state: RunState, parts: dict[str, Any]) -> None:
+        """Keep the state after a complete task, then drop the one before."""
+        name = f"after_{state.next_task:03d}"
+        save_state(self.path / "state" / name, {"run": asdict(state), "parts": parts})
+        write_json(self.path / "state" / "latest.json", {"folder": name})
+        for old in (self.path / "state").glob("after_*"):
+            if old.name != name:
+                shutil.rmtree(old)
+
+    def load(self) -> tuple[RunState, dict[str, Any]] | None:
+        """The last complete state, or None in a new run.
+
+        Raises:
+            UserError: the state is damaged.
+        """
+        pointer = self.path / "state" / "latest.json"
+        if not pointer.is_file():
+            return None
+        loaded = load_state(self.path / "state" / read_json(pointer)["folder"])
+        return RunState(**loaded["run"]), loaded["parts"]
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """``results.json``."""
+        write_json(self.path / "results.json", results)
+
+    def results(self) -> dict[str, Any]:
+        """What a finished run wrote."""
+        found: dict[str, Any] = read_json(self.path / "results.json")
+        return found
+
+
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as dotted keys; lists stay values."""
+    if not isinstance(value, dict):
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found.update(flat(item, f"{path}.{key}" if path else str(key)))
+    return found

@@ -1,0 +1,411 @@
+"""Learns the tasks in their order: fit, boundary, evaluation, record, save."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
+from tqdm.auto import tqdm
+
+from kif_lightning.assembly import Parts
+from kif_lightning.callbacks import TaskProgress
+from kif_lightning.datamodule import ContinualDataModule
+from kif_lightning.errors import UserError
+from kif_lightning.interfaces import Boundary, ReportsBoundary, Task, count_weights
+from kif_lightning.module import ContinualModule, LossMean
+from kif_lightning.reporting import stamp
+from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.results import results_record
+from kif_lightning.run_state import RunFolder, RunState
+from kif_lightning.seeding import derive_seed
+from kif_lightning.storage import write_json, write_json_lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Plain settings of a run; the parts are objects."""
+
+    method: str
+    seed: int
+    epochs: int
+    batch_size: int
+    micro_batch_size: int | None
+    gradient_clip: float | None
+    max_skipped_in_a_row: int
+    loss_mean: LossMean
+    evaluation_batch_size: int
+    max_new_tokens: int
+    evaluate_untrained: bool
+    evaluate_next_task: bool
+    save_model: bool
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+class StreamRunner:
+    """Runs a task stream in a run folder.
+
+    Args:
+        parts: what the run is made of.
+        options: its plain settings.
+        folder: where it writes, already claimed.
+        console: where it speaks.
+        new_logger: makes the Lightning logger of the whole run; None: none.
+    """
+
+    def __init__(
+        self,
+        *,
+        parts: Parts,
+        options: RunOptions,
+        folder: RunFolder,
+        console: RunConsole,
+        new_logger: Callable[[], Logger] | None = None,
+    ) -> None:
+        self.parts = parts
+        self.options = options
+        self.folder = folder
+        self.console = console
+        self.new_logger = new_logger
+        self.logger: Logger | None = None
+        self.data = ContinualDataModule(
+            benchmark=parts.benchmark,
+            backbone=parts.backbone,
+            batch_size=options.batch_size,
+            micro_batch_size=options.micro_batch_size,
+            evaluation_batch_size=options.evaluation_batch_size,
+            max_new_tokens=options.max_new_tokens,
+            num_held_out=parts.selection.num_held_out if parts.selection else 0,
+            seed=options.seed,
+        )
+        self.tasks: Sequence[Task] = parts.benchmark.tasks
+        self.module: ContinualModule
+
+    def run(self) -> dict[str, Any]:
+        """Learn all tasks that are not learnt yet; returns the content of ``results.json``.
+
+        :meth:`build` comes first.
+        """
+        state = self._start()
+        self.logger = self.new_logger() if self.new_logger else None
+        bar = tqdm(total=len(self.tasks), initial=state.next_task, desc="tasks", position=0,
+                   disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
+        for task_index in range(state.next_task, len(self.tasks)):
+            self._learn(task_index, state)
+            self._save(state)
+            self.console.score_matrix(
+                [task.name for task in self.tasks], state.score_matrix, state.untrained
+            )
+            bar.update(1)
+        bar.close()
+        results = self._finish(state)
+        if self.logger is not None:
+            self.logger.finalize("success")
+        return results
+
+    def build(self) -> None:
+        """Load the weights, attach the adapter, try the first task's set-up.
+
+        Raises:
+            UserError: the model cannot be had, or adapter, units and penalties do not fit it.
+        """
+        parts, options = self.parts, self.options
+        # The tokenizer first: it is small and tells soonest whether the model is there at all.
+        self.data.new_tokens_cap(self.tasks[0])
+        base = parts.backbone.load_model()
+        seed_everything(derive_seed(options.seed, "adapter"), verbose=False)
+        model = parts.adapter.attach(base, parts.backbone)
+        self.module = ContinualModule(
+            backbone=parts.backbone,
+            model=model,
+            optimizer=parts.optimizer,
+            schedule=parts.schedule,
+            penalties=list(parts.penalties.values()),
+            identification=parts.identification,
+            loss_mean=options.loss_mean,
+            max_skipped_in_a_row=options.max_skipped_in_a_row,
+        )
+        self._describe_weights()
+
+    def begin_task(self, task_index: int) -> None:
+        """Everything that precedes a task's fit."""
+        self.data.begin_task(task_index)
+        self.parts.adapter.begin_task(self.module.model, task_index)
+        self.module.begin_task(self.parts.adapter.trainable(self.module.model), task_index)
+        seed_everything(
+            derive_seed(self.options.seed, self.data.task.name, task_index, "train"), verbose=False
+        )
+
+    def new_trainer(self, callbacks: Sequence[Callback], *, training: bool) -> Trainer:
+        """A fresh Trainer: a task boundary is a fit boundary (a second fit would train nothing)."""
+        selection = self.parts.selection
+        looks: dict[str, Any] = {"limit_val_batches": 0}
+        if training and selection is not None:
+            looks = {
+                "val_check_interval": selection.every_steps * self.data.accumulate_grad_batches,
+                "check_val_every_n_epoch": None,
+            }
+        trainer = Trainer(
+            **self.options.trainer,
+            **looks,
+            max_epochs=self.options.epochs,
+            accumulate_grad_batches=self.data.accumulate_grad_batches,
+            gradient_clip_val=self.options.gradient_clip,
+            logger=self.logger if training and self.logger is not None else False,
+            callbacks=list(callbacks),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            default_root_dir=str(self.folder.path),
+        )
+        if trainer.world_size > 1:
+            raise UserError(
+                f"This version trains in one process, got trainer.devices="
+                f"{self.options.trainer.get('devices')}: set trainer.devices=1."
+            )
+        return trainer
+
+    def evaluate(self, task_indices: Sequence[int], label: str) -> dict[int, float]:
+        """Score the present model on the test rows of each task; keeps every prediction.
+
+        Args:
+            task_indices: which tasks.
+            label: says which model, in the progress bar and the file names.
+
+        Returns:
+            Task index -> score in percent.
+        """
+        tasks = [self.tasks[i] for i in task_indices]
+        scores = [self.parts.new_score(task.metric) for task in tasks]
+        self.module.begin_evaluation(scores, [[row.output for row in t.test] for t in tasks])
+        trainer = self.new_trainer([TaskProgress(label=label)], training=False)
+        loaders = self.data.evaluation_dataloaders(task_indices)
+        trainer.test(self.module, dataloaders=loaders, verbose=False)
+        found = {}
+        for place, (index, task) in enumerate(zip(task_indices, tasks, strict=True)):
+            answers = self.module.answers[place]
+            # Rows came sorted by length: the dict's order is the order of the row scores.
+            row_scores = dict(zip(answers, scores[place].row_scores(), strict=True))
+            found[index] = float(scores[place].compute())
+            write_json_lines(
+                self.folder.path / "predictions" / f"{label}__on_{index + 1:02d}_{task.name}.jsonl",
+                [
+                    {
+                        "id": row.id,
+                        "prediction": answers[i],
+                        "reference": row.output,
+                        "score": row_scores[i],
+                    }
+                    for i, row in enumerate(task.test)
+                ],
+            )
+        return found
+
+    def _start(self) -> RunState:
+        """The state to go on from."""
+        loaded = self.folder.load()
+        if loaded is None:
+            state = RunState(num_tasks=len(self.tasks))
+        else:
+            state, parts = loaded
+            self._restore(parts)
+            self.module.logged_steps = state.logged_steps
+            self.console.say(f"Resuming after task {state.next_task} of {len(self.tasks)}.")
+        if self.options.evaluate_untrained and state.untrained is None:
+            scores = self.evaluate(range(len(self.tasks)), "untrained")
+            state.untrained = [scores[i] for i in range(len(self.tasks))]
+        return state
+
+    def _learn(self, task_index: int, state: RunState) -> None:
+        """One task: fit with its boundary, then evaluation."""
+        task = self.tasks[task_index]
+        label = f"after_{task_index + 1:02d}_{task.name}"
+        self.begin_task(task_index)
+        selection = [self.parts.selection] if self.parts.selection else []
+        trainer = self.new_trainer(
+            [TaskProgress(label=label), *selection, *self.parts.boundary.values()], training=True
+        )
+        started = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            trainer.fit(self.module, datamodule=self.data)
+        fitted = time.perf_counter()
+        boundaries = self._record_boundaries(task_index, task)
+        self.module.end_task(task_index)
+        last_seen = task_index + 1 if self.options.evaluate_next_task else task_index
+        scores = self.evaluate(range(min(last_seen + 1, len(self.tasks))), label)
+        evaluated = time.perf_counter()
+        state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
+        state.tasks.append(
+            self._task_record(
+                task,
+                {
+                    "train": fitted - started - boundaries,
+                    "boundary": boundaries,
+                    "evaluate": evaluated - fitted,
+                },
+            )
+        )
+        state.next_task = task_index + 1
+        state.logged_steps = self.module.logged_steps
+        if self.logger is not None:
+            on_tasks = {f"score/{self.tasks[j].name}": score for j, score in scores.items()}
+            self.logger.log_metrics({**on_tasks, "task": task_index + 1}, step=state.logged_steps)
+
+    def _task_record(self, task: Task, seconds: dict[str, float]) -> dict[str, Any]:
+        counts = self.module.counts
+        if counts.skipped_steps:
+            self.console.say(
+                f"{task.name}: {counts.skipped_steps} optimizer steps skipped, their loss or "
+                "gradient was not finite."
+            )
+        return {
+            "name": task.name,
+            "kind": task.kind,
+            "metric": task.metric,
+            "train_rows": self.data.num_training_rows(task),
+            "test_rows": len(task.test),
+            "max_new_tokens": self.data.new_tokens_cap(task),
+            "optimizer_steps": counts.optimizer_steps,
+            "skipped_steps": counts.skipped_steps,
+            "scaler_overflows": counts.scaler_overflows,
+            "last_loss": counts.losses[-1] if counts.losses else None,
+            "seconds": seconds,
+        }
+
+    def _record_boundaries(self, task_index: int, task: Task) -> float:
+        """Write what the boundary callbacks did; returns the seconds they took."""
+        seconds = 0.0
+        for name, callback in self.parts.boundary.items():
+            if not isinstance(callback, ReportsBoundary) or callback.boundary is None:
+                continue
+            boundary = callback.boundary
+            seconds += boundary.seconds
+            path = self.folder.path / "importance" / f"{task_index + 1:02d}_{task.name}_{name}.json"
+            write_json(path, _boundary_record(task.name, boundary))
+            if boundary.classes is not None and boundary.weight is not None:
+                kinds = {c: boundary.classes.count(c) for c in sorted(set(boundary.classes))}
+                listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
+                self.console.say(
+                    f"Boundary after {task.name}: {len(boundary.unit_ids)} units, {listed}; mean "
+                    f"weight of the past {float(boundary.weight.mean()):.3f}."
+                )
+        return seconds
+
+    def _save(self, state: RunState) -> None:
+        parts = self.parts
+        self.folder.save(
+            state,
+            {
+                "adapter": parts.adapter.state_dict(self.module.model),
+                "penalties": {name: p.state_dict() for name, p in parts.penalties.items()},
+                "boundary": {name: c.state_dict() for name, c in parts.boundary.items()},
+            },
+        )
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.parts.adapter.load_state_dict(self.module.model, saved["adapter"])
+        for name, penalty in self.parts.penalties.items():
+            penalty.load_state_dict(saved["penalties"][name])
+        for name, callback in self.parts.boundary.items():
+            callback.load_state_dict(saved["boundary"][name])
+
+    def _finish(self, state: RunState) -> dict[str, Any]:
+        """Write the final adapter, then ``results.json``: its presence says the run is complete."""
+        if self.options.save_model:
+            self.parts.adapter.save(self.module.model, self.folder.path / "adapter")
+        results = results_record(
+            score_matrix=state.score_matrix,
+            untrained=state.untrained,
+            tasks=state.tasks,
+            protocol=self._protocol(),
+            cost=self._cost(state),
+        )
+        self.folder.write_results(results)
+        return results
+
+    def _protocol(self) -> dict[str, Any]:
+        options, parts = self.options, self.parts
+        trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
+        return {
+            "benchmark": parts.benchmark.name,
+            "order_name": parts.benchmark.order_name,
+            "order": [task.name for task in self.tasks],
+            "data_sha256": {task.name: dict(task.sha256) for task in self.tasks},
+            "rows": {t.name: {"train": len(t.train), "test": len(t.test)} for t in self.tasks},
+            "metrics": {task.name: task.metric for task in self.tasks},
+            "backbone": parts.backbone.name,
+            "weights": dict(parts.backbone.provenance),
+            "prompt_and_decoding": parts.backbone.protocol(),
+            "method": options.method,
+            "seed": options.seed,
+            "epochs": options.epochs,
+            "effective_batch": options.batch_size,
+            "micro_batch": self.data.micro_batch_size,
+            "evaluation_batch": options.evaluation_batch_size,
+            "loss_mean": options.loss_mean,
+            "gradient_clip": options.gradient_clip,
+            **trainer,
+            "device": stamp.device(self.module_device),
+            **stamp.software(),
+        }
+
+    @property
+    def module_device(self) -> str:
+        """Type of the device that trains."""
+        return str(self.new_trainer([], training=False).strategy.root_device.type)
+
+    def _cost(self, state: RunState) -> dict[str, Any]:
+        phases = ("train", "boundary", "evaluate")
+        seconds = {p: sum(task["seconds"][p] for task in state.tasks) for p in phases}
+        scale = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+        on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+        return {
+            **self.weight_counts(),
+            "seconds": {**seconds, "total": sum(seconds.values())},
+            "peak_memory_bytes": peak,
+            "peak_gpu_memory_bytes": on_gpu,
+        }
+
+    def weight_counts(self) -> dict[str, int]:
+        """Numbers of trainable and frozen scalar weights."""
+        trainable = count_weights(self.parts.adapter.trainable(self.module.model))
+        total = count_weights(dict(self.module.model.named_parameters()))
+        return {"trainable_weights": trainable, "frozen_weights": total - trainable}
+
+    def _describe_weights(self) -> None:
+        counts = self.weight_counts()
+        trainable = self.parts.adapter.trainable(self.module.model)
+        kinds: dict[str, int] = {}
+        for name in trainable:
+            kind = ".".join(name.removesuffix(".weight").split(".")[-2:])
+            kinds[kind] = kinds.get(kind, 0) + 1
+        shown = sorted(kinds.items(), key=lambda item: -item[1])[:6]
+        listed = ", ".join(f"{number} x {kind}" for kind, number in shown)
+        more = ", ..." if len(kinds) > len(shown) else ""
+        total = sum(counts.values())
+        self.console.say(
+            f"Trainable: {counts['trainable_weights']:,} weights "
+            f"({100 * counts['trainable_weights'] / total:.2f}%) in {len(trainable)} tensors "
+            f"({listed}{more}); frozen: {counts['frozen_weights']:,}."
+        )
+
+
+def _boundary_record(task_name: str, boundary: Boundary) -> dict[str, Any]:
+    """One column a key, units in the same order in all."""
+    record = {key: value for key, value in asdict(boundary).items() if value is not None}
+    plain = {
+        key: value.tolist() if isinstance(value, torch.Tensor) else value
+        for key, value in record.items()
+    }
+    return {"task": task_name, **plain}

@@ -1,0 +1,102 @@
+"""Atomic files, and nested states of tensors and plain values as safetensors + JSON (no pickle)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from kif_lightning.errors import UserError
+
+_TENSOR = "__tensor__"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file or nothing: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN is refused."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_json_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    lines = [json.dumps(record, ensure_ascii=False) for record in records]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        UserError: missing or damaged, naming the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is missing or damaged ({error}).") from error
+
+
+def save_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write nested dicts and lists of tensors and JSON values as a folder, whole or not at all."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    plain = _take_out(dict(state), "", tensors)
+    save_file(tensors, str(temporary / "tensors.safetensors"))
+    write_json(temporary / "state.json", plain)
+    if folder.exists():
+        shutil.rmtree(folder)
+    temporary.rename(folder)
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """Read what :func:`save_state` wrote.
+
+    Raises:
+        UserError: missing or damaged, naming the file.
+    """
+    plain = read_json(folder / "state.json")
+    try:
+        tensors = load_file(str(folder / "tensors.safetensors"))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / 'tensors.safetensors'} is missing or damaged.") from error
+    return _put_back(plain, tensors)
+
+
+def _take_out(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        return {key: _take_out(item, f"{path}/{key}", tensors) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_take_out(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
+    return value
+
+
+def _put_back(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _put_back(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_put_back(item, tensors) for item in value]
+    return value
