@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from kif_lightning.paths import conf_dir
 
@@ -31,9 +30,9 @@ def list_options(
         raise typer.Exit(2)
     for name in GROUPS if group is None else (group,):
         if name == "method":
-            console.print(_method_table())
+            _print_methods(console)
         else:
-            console.print(f"{name}: {', '.join(option_names(name))}")
+            console.print(f"{name}: {', '.join(option_names(name))}", soft_wrap=True)
 
 
 def option_names(group: str) -> list[str]:
@@ -42,15 +41,19 @@ def option_names(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
 
 
-def _method_table() -> Table:
+def _print_methods(console: Console) -> None:
     from hydra import compose, initialize_config_dir
 
-    table = Table(title="method", title_justify="left", box=None)
-    for column in ("name", "title", "memory", "task id", "grows", "source"):
-        table.add_column(column)
+    console.print("method:")
+    names = option_names("method")
+    width = max(len(name) for name in names)
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for name in option_names("method"):
+        for name in names:
             method = compose("config", overrides=[f"method={name}"]).method
-            flags = (method.needs_memory, method.needs_task_id, method.grows_with_tasks)
-            table.add_row(name, method.title, *["yes" if f else "-" for f in flags], method.paper)
-    return table
+            costs = {
+                "needs memory": method.needs_memory,
+                "needs the task id at test": method.needs_task_id,
+                "grows with tasks": method.grows_with_tasks,
+            }
+            notes = [method.paper, *[cost for cost, paid in costs.items() if paid]]
+            console.print(f"  {name:{width}}  {method.title} ({'; '.join(notes)})", soft_wrap=True)

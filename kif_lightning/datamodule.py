@@ -29,7 +29,7 @@ class StepPlan(Sampler[MicroBatch]):
     """Which rows go into which optimizer step, known before the epoch starts.
 
     Knowing a step's target tokens ahead makes gradient accumulation exact: micro-batches weigh by
-    their tokens, so accumulation changes nothing but rounding (method: section 1).
+    their tokens, so accumulation changes nothing but rounding.
     """
 
     def __init__(

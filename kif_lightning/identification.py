@@ -12,7 +12,7 @@ from kif_lightning.kif import ImportanceTracker, SkillUnits
 
 
 class Identification:
-    """Feeds the importance tracker at one point of every optimizer step (method: sections 3, 7).
+    """Feeds the importance tracker at one point of every optimizer step.
 
     Args:
         tracker: the running averages.
@@ -40,10 +40,13 @@ class Identification:
         self.skip_first_step = skip_first_step
         self._steps_seen = 0
 
-    def begin_task(self, parameters: Parameters) -> None:
-        """Start from zero: importance belongs to one task."""
+    def begin_task(self) -> None:
+        """Start from zero: importance belongs to one task.
+
+        The averages are allocated at the first step: only then are the weights on their device.
+        """
         self._steps_seen = 0
-        self.tracker.reset(parameters)
+        self.tracker.reset({})
 
     def before_step(self, parameters: Parameters) -> None:
         """Called with gradients complete, before clipping and the optimizer."""
@@ -56,6 +59,8 @@ class Identification:
             self._read(parameters)
 
     def _read(self, parameters: Parameters) -> None:
+        if self._steps_seen == 0:
+            self.tracker.reset(parameters)
         self._steps_seen += 1
         if self.skip_first_step and self._steps_seen == 1:
             return

@@ -135,7 +135,7 @@ class Penalty(Protocol):
         """The term, a scalar, its coefficient included."""
 
     def begin_task(self, parameters: Parameters, task_index: int) -> None:
-        """Called before the task's first step; may raise UserError."""
+        """Called before the task's first step."""
 
     def end_task(self, parameters: Parameters, task_index: int) -> None:
         """Called after the task's boundary (fusion included)."""
@@ -164,6 +164,21 @@ class Boundary:
     seconds: float = 0.0
 
 
+class LearningModule(Protocol):
+    """What a method's parts may look at in the module that learns."""
+
+    trainable_parameters: dict[str, nn.Parameter]
+    identification: Any
+
+
+@runtime_checkable
+class ChecksModule(Protocol):
+    """A part that can tell, before anything is written, that it does not fit the model."""
+
+    def check(self, module: LearningModule) -> None:
+        """Raise UserError if the part cannot work on this module."""
+
+
 @runtime_checkable
 class ReportsBoundary(Protocol):
     """A callback that can tell what it did at the last task boundary."""
@@ -187,7 +202,11 @@ def count_weights(parameters: Mapping[str, Tensor]) -> int:
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every element is finite, with one device synchronisation."""
+    """Whether every element is finite, with one device synchronisation.
+
+    A norm beyond the dtype's range counts as not finite.
+    """
     if not tensors:
         return True
-    return bool(torch.isfinite(torch.stack(torch._foreach_norm(list(tensors)))).all())
+    norms = [norm.float() for norm in torch._foreach_norm(list(tensors))]
+    return bool(torch.isfinite(torch.stack(norms)).all())

@@ -22,6 +22,7 @@ from kif_lightning.plan import show_plan
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import RunOptions, StreamRunner
+from kif_lightning.storage import write_json
 
 NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "logger")
 """Keys that change where and what is shown, never what is computed."""
@@ -41,6 +42,9 @@ def launch(config: DictConfig) -> None:
         if not sweep:
             sys.exit(2)
         _failed_cells.append(f"{run_path(config)}: {error}")
+        write_json(_failure_record(config), {"error": str(error)})
+    else:
+        _failure_record(config).unlink(missing_ok=True)
 
 
 def close_sweep() -> None:
@@ -103,6 +107,12 @@ def run_path(config: DictConfig) -> Path:
         digest,
     )
     return Path(config.run_root) / config.experiment_name / "__".join(parts)
+
+
+def _failure_record(config: DictConfig) -> Path:
+    """Beside the folder of a sweep's cell that failed, until it succeeds."""
+    path = run_path(config)
+    return path.with_name(f"{path.name}.failed.json")
 
 
 def _options(config: DictConfig) -> RunOptions:

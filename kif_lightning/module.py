@@ -94,7 +94,7 @@ class ContinualModule(LightningModule):
         self._skipped_in_a_row = 0
         self._step_losses = []
         if self.identification is not None:
-            self.identification.begin_task(parameters)
+            self.identification.begin_task()
         for penalty in self.penalties:
             penalty.begin_task(parameters, task_index)
 

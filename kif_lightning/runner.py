@@ -19,7 +19,7 @@ from kif_lightning.assembly import Parts
 from kif_lightning.callbacks import TaskProgress
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import Boundary, ReportsBoundary, Task, count_weights
+from kif_lightning.interfaces import Boundary, ChecksModule, ReportsBoundary, Task, count_weights
 from kif_lightning.module import ContinualModule, LossMean
 from kif_lightning.reporting import stamp
 from kif_lightning.reporting.console import RunConsole
@@ -111,7 +111,7 @@ class StreamRunner:
         return results
 
     def build(self) -> None:
-        """Load the weights, attach the adapter, try the first task's set-up.
+        """Load the weights, attach the adapter, check that the method's parts fit; writes nothing.
 
         Raises:
             UserError: the model cannot be had, or adapter, units and penalties do not fit it.
@@ -132,6 +132,10 @@ class StreamRunner:
             loss_mean=options.loss_mean,
             max_skipped_in_a_row=options.max_skipped_in_a_row,
         )
+        self.module.trainable_parameters = parts.adapter.trainable(model)
+        for part in (*parts.penalties.values(), *parts.boundary.values()):
+            if isinstance(part, ChecksModule):
+                part.check(self.module)
         self._describe_weights()
 
     def begin_task(self, task_index: int) -> None:

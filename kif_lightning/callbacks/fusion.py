@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kif_lightning.errors import UserError, require_between
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Boundary
+from kif_lightning.interfaces import Boundary, LearningModule
 from kif_lightning.kif import SkillUnits, UnitClass, accumulate, classify, fuse_, min_max
 
 Partition = Callable[[Mapping[str, Tensor]], SkillUnits]
@@ -52,10 +52,19 @@ class KnowledgeFusion(Callback):
         self._units: SkillUnits | None = None
         self._snapshot: dict[str, Tensor] = {}
 
+    def check(self, module: LearningModule) -> None:
+        """Refuse a module without importance, and weights the units do not cover."""
+        if not isinstance(module.identification, Identification):
+            raise UserError(
+                "Knowledge fusion needs the importance of the units, but none is tracked: use "
+                "method/importance=order2 (or order1)."
+            )
+        self.partition(module.trainable_parameters)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Partition the weights and, after the first task, keep the fused ones as they are now."""
-        _identification(pl_module)
-        parameters = _parameters(pl_module)
+        self.check(_learning(pl_module))
+        parameters = _learning(pl_module).trainable_parameters
         self._units = self.partition(parameters)
         if self._accumulated is None:
             return
@@ -70,8 +79,8 @@ class KnowledgeFusion(Callback):
         """Score the units, fuse, accumulate."""
         assert self._units is not None
         started = time.perf_counter()
-        parameters = _parameters(pl_module)
-        score = _identification(pl_module).unit_scores(self._units)
+        parameters = _learning(pl_module).trainable_parameters
+        score = _learning(pl_module).identification.unit_scores(self._units)
         current = min_max(score)
         previous = weight = classes = None
         if self._accumulated is not None:
@@ -107,16 +116,7 @@ class KnowledgeFusion(Callback):
         self._accumulated = None if accumulated is None else torch.as_tensor(accumulated).double()
 
 
-def _parameters(module: Any) -> dict[str, Tensor]:
-    parameters: dict[str, Tensor] = module.trainable_parameters
-    return parameters
-
-
-def _identification(module: Any) -> Identification:
-    identification = getattr(module, "identification", None)
-    if not isinstance(identification, Identification):
-        raise UserError(
-            "Knowledge fusion needs the importance of the units, but none is tracked: use "
-            "method/importance=order2 (or order1)."
-        )
-    return identification
+def _learning(module: Any) -> LearningModule:
+    """The module seen as what it offers to a method's parts."""
+    learning: LearningModule = module
+    return learning

@@ -27,7 +27,7 @@ class UnitClass(IntEnum):
 
 
 def min_max(scores: Tensor) -> Tensor:
-    """``Norm``: (x - min x) / (max x - min x) over ALL units (method: section 3).
+    """``Norm``: (x - min x) / (max x - min x) over ALL units.
 
     All scores equal (or one unit): every unit gets 0, with a warning, never NaN.
 

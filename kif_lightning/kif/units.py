@@ -52,7 +52,7 @@ class SkillUnits:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Stable names, ``<module>/rank:<r>`` or the parameter's name (method: section 2)."""
+        """Stable names, ``<module>/rank:<r>`` or the parameter's name."""
         return tuple(unit_id for group in self.groups for unit_id in group.ids)
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Scores of generated texts as torchmetrics objects, in percent (method: section 8).
+"""Scores of generated texts as torchmetrics objects, in percent.
 
 torchmetrics brings the reduction over processes and the ROUGE implementation.
 """
@@ -88,7 +88,9 @@ class RougeL(ROUGEScore):
 
     def update(self, preds: Sequence[str], target: Sequence[str]) -> None:  # type: ignore[override]
         """Count predictions (N,) against references (N,)."""
-        super().update(list(preds), list(target))
+        # torchmetrics pairs them without looking at their lengths and drops what is left over.
+        pairs = list(zip(preds, target, strict=True))
+        super().update([pred for pred, _ in pairs], [reference for _, reference in pairs])
 
     def compute(self) -> Tensor:  # type: ignore[override]
         """Mean over rows, percent."""

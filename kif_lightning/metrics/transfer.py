@@ -1,4 +1,4 @@
-"""Transfer metrics, all from the score matrix (method: section 8).
+"""Transfer metrics, all from the score matrix.
 
 ``a[i][j]`` is the score on task j after training task i (0-based, T tasks, percent); ``None``
 where task j was not evaluated after task i.

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 from kif_lightning.errors import UserError, require_between
-from kif_lightning.interfaces import LossContext, Parameters
+from kif_lightning.interfaces import LearningModule, LossContext, Parameters
 
 
 class OrthonormalityPenalty:
     """``mu * mean over all A and B of (||A A^T - I||_F or ||B^T B - I||_F)``, norm not squared.
 
-    A is (R, I), B is (O, R), I the (R, R) identity (KIF's regularisation; method: section 4).
+    A is (R, I), B is (O, R), I the (R, R) identity (KIF, orthogonal regularisation of TaSL's code).
 
     Args:
         coefficient: mu, at least 0.
 
     Raises:
-        UserError: a negative coefficient; at a task's start, if no LoRA is trainable.
+        UserError: a negative coefficient; from :meth:`check`, if no LoRA is trainable.
     """
 
     def __init__(self, *, coefficient: float = 0.1) -> None:
@@ -32,13 +32,16 @@ class OrthonormalityPenalty:
         """The term, a scalar, taken in float32."""
         return self.coefficient * orthonormality(context.parameters)
 
-    def begin_task(self, parameters: Parameters, task_index: int) -> None:
+    def check(self, module: LearningModule) -> None:
         """Refuse a model without LoRA: the penalty would be without effect."""
-        if not any(_is_lora(name) for name in parameters):
+        if not any(_is_lora(name) for name in module.trainable_parameters):
             raise UserError(
                 "The orthonormality penalty works on LoRA's A and B, but none is trainable: "
                 "use method/penalty=none with this adapter."
             )
+
+    def begin_task(self, parameters: Parameters, task_index: int) -> None:
+        """Nothing to prepare."""
 
     def end_task(self, parameters: Parameters, task_index: int) -> None:
         """Nothing to keep."""

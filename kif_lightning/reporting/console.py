@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ class RunConsole:
     """Plain statements and tables; progress bars are the callbacks' matter."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        # Rich assumes 80 columns where there is no terminal: too narrow for 15 tasks.
+        width = None if sys.stdout.isatty() else 200
+        self.console = console or Console(highlight=False, soft_wrap=True, width=width)
 
     def say(self, text: str) -> None:
         """One line."""
