@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
@@ -45,6 +46,9 @@ class PeftAdapter:
         except ValueError as error:
             raise UserError(_no_match(config, model, error)) from error
         config.base_model_name_or_path = backbone.public_name
+        # peft writes these into the saved adapter's model card: no path of this machine.
+        base: Any = model
+        base.name_or_path = base.config._name_or_path = backbone.public_name
         return peft_model
 
     def begin_task(self, model: nn.Module, task_index: int) -> None:
