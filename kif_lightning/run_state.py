@@ -49,7 +49,7 @@ class RunFolder:
         Raises:
             UserError: the folder belongs to other settings.
         """
-        if not (self.path / "results.json").is_file():
+        if not (self.path / "results.json").is_file() or not self._config.is_file():
             return False
         self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
         return True

@@ -83,6 +83,7 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 def _take_out(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
+        path = f"{len(tensors)}{path}"  # keys may hold a slash: the number keeps names apart
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
     if isinstance(value, Mapping):

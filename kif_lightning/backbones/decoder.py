@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM
 
+from kif_lightning.backbones.decoding import base_model, greedy_ids
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.tokens import IGNORED, cut, pad_left
 from kif_lightning.interfaces import Batch, Example, Row
@@ -82,17 +82,14 @@ class DecoderBackbone(Pretrained):
 
     def generate(self, model: nn.Module, batch: Batch, max_new_tokens: int) -> list[str]:
         """Greedy answers, (N,) texts."""
-        ids: Tensor = model.generate(  # type: ignore[operator]
+        ids = greedy_ids(
+            model,
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
-            generation_config=GenerationConfig(
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=self.tokenizer.pad_token_id,
-                bos_token_id=self.tokenizer.bos_token_id,
-                eos_token_id=self.tokenizer.eos_token_id,
-            ),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=self.tokenizer.pad_token_id,
+            bos_token_id=self.tokenizer.bos_token_id,
+            eos_token_id=self.tokenizer.eos_token_id,
         )
         answers = ids[:, batch["input_ids"].shape[1] :]
         texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
@@ -100,7 +97,4 @@ class DecoderBackbone(Pretrained):
 
 
 def _keeps_last_logits(model: nn.Module) -> bool:
-    base: Any = model
-    if hasattr(base, "get_base_model"):
-        base = base.get_base_model()
-    return "logits_to_keep" in inspect.signature(base.forward).parameters
+    return "logits_to_keep" in inspect.signature(base_model(model).forward).parameters

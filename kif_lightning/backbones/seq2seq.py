@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+from transformers import AutoModelForSeq2SeqLM
 
+from kif_lightning.backbones.decoding import greedy_ids
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.tokens import IGNORED, cut, pad_right
 from kif_lightning.interfaces import Batch, Example, Row
@@ -63,22 +64,16 @@ class Seq2SeqBackbone(Pretrained):
 
     def generate(self, model: nn.Module, batch: Batch, max_new_tokens: int) -> list[str]:
         """Greedy answers, (N,) texts."""
-        ids = model.generate(  # type: ignore[operator]
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            generation_config=self._greedy(model, max_new_tokens),
-        )
-        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
-
-    def _greedy(self, model: nn.Module, max_new_tokens: int) -> GenerationConfig:
         config: Any = model.config
         start = getattr(config, "decoder_start_token_id", None)
-        return GenerationConfig(
+        ids = greedy_ids(
+            model,
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
             decoder_start_token_id=config.pad_token_id if start is None else start,
         )
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
