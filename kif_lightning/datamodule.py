@@ -139,7 +139,7 @@ class ContinualDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        micro_batch_size = micro_batch_size or batch_size
+        micro_batch_size = batch_size if micro_batch_size is None else micro_batch_size
         require_between("optim.batch_size", batch_size, 1, 1 << 30)
         require_between("optim.micro_batch_size", micro_batch_size, 1, batch_size)
         require_between("evaluation.batch_size", evaluation_batch_size, 1, 1 << 30)

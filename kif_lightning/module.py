@@ -125,7 +125,8 @@ class ContinualModule(LightningModule):
         if self.loss_mean == "step_tokens":
             loss = total * (parts / batch["step_tokens"])
         else:
-            loss = total / (labels >= 0).sum()
+            # A ragged last step has fewer micro-batches than Lightning divides by.
+            loss = total / (labels >= 0).sum() * (parts / batch["step_micro_batches"])
         if self.penalties:
             context = LossContext(
                 parameters=self.trainable_parameters,

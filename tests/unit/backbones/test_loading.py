@@ -53,7 +53,7 @@ def test_a_bad_setting_is_told_at_once(
 
 
 def test_a_folder_without_a_saved_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="config.json") as error:
+    with pytest.raises(UserError, match=r"\(config\.json\)") as error:
         DecoderBackbone(**NAMES, path=str(tmp_path))
     assert "backbone.path" in told(error)
 

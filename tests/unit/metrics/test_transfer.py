@@ -1,0 +1,101 @@
+"""Transfer metrics on a matrix worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from kif_lightning.metrics import FORMULAS, transfer_metrics
+
+MATRIX = [
+    [70.0, 30.0, 10.0],
+    [80.0, 60.0, 20.0],
+    [75.0, 50.0, 90.0],
+]
+SINGLE = [75.0, 50.0, 85.0]
+UNTRAINED = [5.0, 25.0, 15.0]
+BY_HAND = {
+    "average_performance": (75 + 50 + 90) / 3,
+    "forgetting_rate": ((80 - 75) + (60 - 50)) / 2,  # the best of task 0 came after task 1
+    "backward_transfer": ((75 - 70) + (50 - 60)) / 2,
+    "forward_transfer_vs_single_task": ((70 - 75) + (60 - 50) + (90 - 85)) / 3,
+    "forward_transfer_zero_shot": ((30 - 25) + (20 - 15)) / 2,
+}
+
+
+def test_by_hand() -> None:
+    found = transfer_metrics(MATRIX, single_task=SINGLE, untrained=UNTRAINED)
+    assert found == pytest.approx(BY_HAND, rel=1e-14)
+    assert set(found) == set(FORMULAS)
+
+
+def test_two_tasks_that_gain() -> None:
+    found = transfer_metrics([[40.0, 10.0], [55.0, 70.0]])
+    assert found == {
+        "average_performance": 62.5,
+        "forgetting_rate": -15.0,  # the last row is not among the best: it can be negative
+        "backward_transfer": 15.0,
+    }
+
+
+def test_one_task_has_a_performance_only() -> None:
+    found = transfer_metrics([[42.0]], single_task=[40.0], untrained=[1.0])
+    assert found == {"average_performance": 42.0}
+
+
+@pytest.mark.parametrize("given", ["single_task", "untrained", None])
+def test_a_metric_without_its_input_is_absent(given: str | None) -> None:
+    inputs = {"single_task": SINGLE, "untrained": UNTRAINED}
+    needs = {
+        "single_task": "forward_transfer_vs_single_task",
+        "untrained": "forward_transfer_zero_shot",
+    }
+    found = transfer_metrics(MATRIX, **({given: inputs[given]} if given else {}))
+    absent = {metric for name, metric in needs.items() if name != given}
+    assert set(found) == set(FORMULAS) - absent
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "absent"),
+    [
+        (0, 2, set()),  # no metric reads it
+        (0, 1, {"forward_transfer_zero_shot"}),
+        (1, 2, {"forward_transfer_zero_shot"}),
+        (1, 0, {"forgetting_rate"}),  # could have been the best
+        (0, 0, {"forgetting_rate", "backward_transfer", "forward_transfer_vs_single_task"}),
+        (2, 2, {"average_performance", "forward_transfer_vs_single_task"}),
+        (2, 0, {"average_performance", "forgetting_rate", "backward_transfer"}),
+    ],
+)
+def test_a_missing_score_takes_away_what_reads_it(row: int, column: int, absent: set[str]) -> None:
+    matrix: list[list[float | None]] = [list(scores) for scores in MATRIX]
+    matrix[row][column] = None
+    found = transfer_metrics(matrix, single_task=SINGLE, untrained=UNTRAINED)
+    expected = {name: value for name, value in BY_HAND.items() if name not in absent}
+    assert found == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("single_task", "untrained", "absent"),
+    [
+        ([75.0, None, 85.0], UNTRAINED, {"forward_transfer_vs_single_task"}),
+        (SINGLE, [5.0, 25.0, None], {"forward_transfer_zero_shot"}),
+        (SINGLE, [None, 25.0, 15.0], set()),  # the first task has nothing before it
+    ],
+)
+def test_a_missing_score_of_another_run(
+    single_task: list[float | None], untrained: list[float | None], absent: set[str]
+) -> None:
+    found = transfer_metrics(MATRIX, single_task=single_task, untrained=untrained)
+    assert set(found) == set(FORMULAS) - absent
+
+
+@pytest.mark.parametrize("matrix", [[], [[1.0, 2.0]], [[1.0], [2.0]], [[1.0, 2.0], [3.0]]])
+def test_a_matrix_that_is_not_square(matrix: list[list[float]]) -> None:
+    with pytest.raises(ValueError, match="score matrix must be square"):
+        transfer_metrics(matrix)
+
+
+@pytest.mark.parametrize("name", ["single_task", "untrained"])
+def test_a_vector_of_another_length(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must hold 3 scores, got 2"):
+        transfer_metrics(MATRIX, **{name: [1.0, 2.0]})

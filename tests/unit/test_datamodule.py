@@ -1,0 +1,188 @@
+"""Which rows stand in which step, split and batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from kif_lightning.datamodule import ContinualDataModule, StepPlan
+from kif_lightning.errors import UserError
+from tests.helpers.streams import ToyBenchmark, tiny_backbone, toy_task
+
+TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]  # 11 rows
+
+
+def plan(batch: int = 4, micro: int = 2, seed: int = 1, task: str = "colour") -> StepPlan:
+    return StepPlan(
+        answer_tokens=TOKENS,
+        batch_size=batch,
+        micro_batch_size=micro,
+        seed=seed,
+        task_name=task,
+    )
+
+
+def order(steps: StepPlan, epoch: int = 0) -> list[int]:
+    steps.set_epoch(epoch)
+    return [i for part in steps for i in part.indices]
+
+
+def data(tiny_t5: Path, **options: Any) -> ContinualDataModule:
+    tasks = options.pop("tasks", (toy_task("colour"), toy_task("shape", train=12, test=7)))
+    settings: dict[str, Any] = {
+        "batch_size": 8,
+        "micro_batch_size": 4,
+        "evaluation_batch_size": 4,
+        "max_new_tokens": 7,
+        "num_held_out": 5,
+        "seed": 1,
+    }
+    return ContinualDataModule(
+        benchmark=ToyBenchmark(tasks), backbone=tiny_backbone(tiny_t5), **{**settings, **options}
+    )
+
+
+def prompts(examples: list[Any]) -> list[tuple[int, ...]]:
+    return [tuple(example.prompt_ids) for example in examples]
+
+
+def test_every_row_once_an_epoch_in_another_order() -> None:
+    steps = plan()
+    orders = [order(steps, epoch) for epoch in range(4)]
+    assert all(sorted(found) == list(range(11)) for found in orders)
+    assert len({tuple(found) for found in orders}) == 4
+
+
+def test_order_is_a_function_of_seed_task_and_epoch() -> None:
+    expected = order(plan(), 2)
+    assert order(plan(), 2) == expected
+    assert order(plan(seed=2), 2) != expected
+    assert order(plan(task="shape"), 2) != expected
+    # The split into steps and micro-batches changes no order.
+    assert order(plan(batch=8, micro=8), 2) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "sizes"),
+    [
+        (4, 2, [[2, 2], [2, 2], [2, 1]]),
+        (4, 4, [[4], [4], [3]]),
+        (8, 2, [[2, 2, 2, 2], [2, 1]]),
+        (4, 1, [[1] * 4, [1] * 4, [1] * 3]),
+        (11, 11, [[11]]),
+        (16, 8, [[8, 3]]),
+        (16, 16, [[11]]),
+    ],
+)
+def test_steps_know_their_tokens_and_parts(batch: int, micro: int, sizes: list[Any]) -> None:
+    steps = plan(batch, micro)
+    rows = order(steps)
+    parts = list(steps)
+    assert [len(part.indices) for part in parts] == [size for step in sizes for size in step]
+    assert len(steps) == len(parts)
+    place = start = 0
+    for step in sizes:
+        tokens = sum(TOKENS[i] for i in rows[start : start + sum(step)])
+        for part in parts[place : place + len(step)]:
+            assert (part.step_tokens, part.step_micro_batches) == (tokens, len(step))
+        place, start = place + len(step), start + sum(step)
+
+
+def test_training_batches_carry_rows_tokens_and_parts(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5, num_held_out=0)
+    loader = loaded.train_dataloader()
+    batches = list(loader)
+    assert len(loader) == len(batches) == 5  # 4 4 | 4 4 | 3
+    assert loaded.optimizer_steps(loaded.task, epochs=2) == 6
+    assert loaded.accumulate_grad_batches == 2
+    for step in ([0, 1], [2, 3], [4]):
+        labels = [batches[i]["inputs"]["labels"] for i in step]
+        tokens = sum(int((part != -100).sum()) for part in labels)
+        assert {batches[i]["step_tokens"] for i in step} == {tokens}
+        assert {batches[i]["step_micro_batches"] for i in step} == {len(step)}
+    assert sum(len(batch["inputs"]["input_ids"]) for batch in batches) == 19
+
+
+def test_held_out_rows_are_disjoint_and_seeded(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    training, held_out = (prompts(part) for part in loaded._training_split())
+    all_rows = prompts([loaded.backbone.encode(row) for row in loaded.task.train])
+    assert (len(training), len(held_out)) == (14, 5)
+    assert sorted(training + held_out) == sorted(all_rows)
+    assert not set(training) & set(held_out)
+    assert loaded.num_training_rows(loaded.task) == 14
+    assert prompts(data(tiny_t5)._training_split()[1]) == held_out
+    assert prompts(data(tiny_t5, seed=2)._training_split()[1]) != held_out
+    batches = list(loaded.val_dataloader())
+    assert [len(batch["inputs"]["input_ids"]) for batch in batches] == [4, 1]
+    assert data(tiny_t5, num_held_out=0).val_dataloader() == []
+
+
+def test_present_task_decides_the_rows(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    first = prompts(loaded._training_split()[0])
+    loaded.begin_task(1)
+    assert loaded.task.name == "shape"
+    second = prompts(loaded._training_split()[0])
+    assert len(second) == 7
+    assert not set(first) & set(second)
+
+
+def test_cap_is_the_longest_train_label_and_its_end_token(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_t5)
+    longest = max(
+        len(tokenizer(label, add_special_tokens=False)["input_ids"]) for label in loaded.task.labels
+    )
+    assert longest > 1
+    assert loaded.new_tokens_cap(loaded.task) == longest + 1
+    generation = data(tiny_t5, tasks=(toy_task(kind="generation"),))
+    assert generation.new_tokens_cap(generation.task) == 7
+
+
+def test_evaluation_batches_are_sorted_and_cover_each_row_once(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    loaders = loaded.evaluation_dataloaders([1, 0])
+    for loader, index in zip(loaders, [1, 0], strict=True):
+        task, batches = loaded.tasks[index], list(loader)
+        rows = [row for batch in batches for row in batch["rows"]]
+        assert sorted(rows) == list(range(len(task.test)))
+        assert all(len(batch["rows"]) <= 4 for batch in batches)
+        lengths = [len(loaded.backbone.encode(task.test[row]).prompt_ids) for row in rows]
+        assert lengths == sorted(lengths, reverse=True) != sorted(lengths)
+        for batch in batches:
+            ids, mask = batch["inputs"]["input_ids"], batch["inputs"]["attention_mask"]
+            for place, row in enumerate(batch["rows"]):
+                expected = loaded.backbone.encode(task.test[row]).prompt_ids
+                assert ids[place][mask[place].bool()].tolist() == expected
+            assert batch["max_new_tokens"] == loaded.new_tokens_cap(task)
+
+
+def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5, micro_batch_size=None)
+    assert (loaded.micro_batch_size, loaded.accumulate_grad_batches) == (8, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"micro_batch_size": 3}, "must be a multiple of optim.micro_batch_size, got 8 and 3"),
+        ({"batch_size": 0}, "optim.batch_size"),
+        ({"micro_batch_size": 16}, "optim.micro_batch_size"),
+        ({"micro_batch_size": -1}, "optim.micro_batch_size"),
+        ({"evaluation_batch_size": 0}, "evaluation.batch_size"),
+        ({"max_new_tokens": 0}, "evaluation.max_new_tokens"),
+        ({"num_held_out": 12}, "Task shape has 12 train rows, but 12 are to be held out"),
+    ],
+)
+def test_mistakes_are_told(tiny_t5: Path, wrong: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        data(tiny_t5, **wrong)
+
+
+def test_micro_batch_size_of_zero_is_told(tiny_t5: Path) -> None:
+    with pytest.raises(UserError, match="optim.micro_batch_size"):
+        data(tiny_t5, micro_batch_size=0)

@@ -1,0 +1,195 @@
+"""The module in a real Lightning fit, against plain torch loops on whole batches."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.nn.functional import log_softmax
+from torch.optim import AdamW
+
+from kif_lightning.errors import UserError
+from kif_lightning.identification import Identification
+from kif_lightning.kif import ImportanceTracker
+from kif_lightning.metrics import ExactMatch
+from kif_lightning.module import ContinualModule, token_loss
+from tests.helpers.streams import BreaksAt, Squares, TinyFit, assert_near, squares, toy_task
+
+SPLITS = pytest.mark.parametrize("micro", [8, 4, 1])
+
+
+class Gradients(Callback):
+    """What the optimizer steps with."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        parameters = pl_module.trainable_parameters
+        self.steps.append({name: p.grad.clone() for name, p in parameters.items()})
+
+
+class States(Callback):
+    """Weights, optimizer state and importance after each batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        averages = pl_module.identification.state_dict()
+        weights = {name: p.detach() for name, p in pl_module.trainable_parameters.items()}
+        state = trainer.optimizers[0].state_dict()["state"]
+        self.seen.append(copy.deepcopy((weights, state, averages)))
+
+
+def adamw(parameters: Any) -> AdamW:
+    # A large eps: the first steps are no mere signs, which rounding could turn.
+    return AdamW(parameters, lr=0.01, weight_decay=0.1, eps=1e-3)
+
+
+def tracked() -> Identification:
+    return Identification(tracker=ImportanceTracker())
+
+
+@SPLITS
+@pytest.mark.parametrize("full", [False, True])
+def test_accumulation_trains_as_the_whole_batch_does(tiny_t5: Path, micro: int, full: bool) -> None:
+    gradients = Gradients()
+    fit = TinyFit(tiny_t5, micro=micro, full=full, epochs=2, callbacks=[gradients])
+    found = fit.fit()
+    plain = fit.plain()
+    assert len(gradients.steps) == 6  # 8 + 8 + 3 rows, twice
+    for seen, (_, expected) in zip(gradients.steps, plain.before, strict=True):
+        assert_near(seen, expected)
+    assert_near(found, plain.weights, 1e-5)
+    assert fit.module.counts.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert fit.module.counts.optimizer_steps == 6
+
+
+@SPLITS
+def test_penalties_count_once_a_step(tiny_t5: Path, micro: int) -> None:
+    gradients = Gradients()
+    options = {"penalties": [Squares()]}
+    fit = TinyFit(tiny_t5, micro=micro, callbacks=[gradients], module_options=options)
+    fit.fit()
+    plain = fit.plain(penalty=squares)
+    for seen, (_, expected) in zip(gradients.steps, plain.before, strict=True):
+        assert_near(seen, expected)
+    assert fit.module.counts.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def test_clipping_is_the_trainers(tiny_t5: Path) -> None:
+    fit = TinyFit(tiny_t5, micro=4, clip=0.01)
+    found = fit.fit()
+    assert_near(found, fit.plain().weights, 1e-6)
+    moved = TinyFit(tiny_t5, micro=4).fit()
+    assert any(not torch.allclose(found[name], moved[name], atol=1e-4) for name in found)
+
+
+@pytest.mark.parametrize("micro", [4, 2])
+def test_mean_of_micro_batch_means(tiny_t5: Path, micro: int) -> None:
+    gradients = Gradients()
+    options = {"loss_mean": "micro_batches"}
+    fit = TinyFit(tiny_t5, micro=micro, callbacks=[gradients], module_options=options)
+    fit.fit()
+    plain = fit.plain(parts_mean="means")
+    for seen, (_, expected) in zip(gradients.steps, plain.before, strict=True):
+        assert_near(seen, expected)
+    assert fit.module.counts.losses == pytest.approx(plain.losses, rel=1e-5)
+    assert plain.losses != pytest.approx(fit.plain().losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_step_with_one_broken_micro_batch_is_skipped_whole(tiny_t5: Path, where: str) -> None:
+    states = States()
+    broken = BreaksAt([3], where)  # second micro-batch of the second of three steps
+    fit = TinyFit(
+        tiny_t5,
+        micro=4,
+        optimizer=adamw,
+        callbacks=[states],
+        module_options={"penalties": [broken], "identification": tracked()},
+    )
+    found = fit.fit()
+    after_first, after_second = states.seen[1], states.seen[3]
+    torch.testing.assert_close(after_second, after_first, rtol=0, atol=0)
+    assert fit.module.counts.skipped_steps == 1
+    assert fit.module.counts.optimizer_steps == len(fit.module.counts.losses) == 2
+    plain = fit.plain(skip=[1])
+    assert_near(found, plain.weights, 1e-5)
+    tracker = fit.module.identification.tracker
+    assert tracker.num_steps == 2
+    assert_near(tracker.sensitivity, plain.averages()[0], 1e-3)
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_persisting_trouble_stops_the_run(tiny_t5: Path, where: str) -> None:
+    options = {"penalties": [BreaksAt(range(2, 99), where)], "max_skipped_in_a_row": 3}
+    fit = TinyFit(tiny_t5, batch=4, module_options=options)
+    with pytest.raises(UserError) as caught:
+        fit.fit()
+    assert str(caught.value).startswith(
+        f"The {where} was not finite in 3 optimizer steps in a row, after 2 good ones: "
+    )
+    assert caught.value.__cause__ is None
+
+
+def test_single_broken_steps_do_not_add_up(tiny_t5: Path) -> None:
+    options = {"penalties": [BreaksAt([0, 2, 4])], "max_skipped_in_a_row": 2}
+    fit = TinyFit(tiny_t5, batch=4, module_options=options)
+    fit.fit()
+    assert fit.module.counts.skipped_steps == 3
+    assert fit.module.counts.optimizer_steps == 2
+
+
+def test_training_mode_in_fit_and_evaluation_mode_in_generation(tiny_t5: Path) -> None:
+    fit = TinyFit(tiny_t5, held_out=3, looks={"val_check_interval": 1})
+    modes: dict[str, set[bool]] = {"answer_logits": set(), "generate": set(), "held out": set()}
+    logits, generate = fit.backbone.answer_logits, fit.backbone.generate
+
+    def spy_logits(model: Any, batch: Any) -> Any:
+        phase = "held out" if fit.trainer.validating else "answer_logits"
+        modes[phase] |= {layer.training for layer in model.modules()}
+        return logits(model, batch)
+
+    def spy_generate(model: Any, batch: Any, cap: int) -> Any:
+        modes["generate"] |= {layer.training for layer in model.modules()}
+        return generate(model, batch, cap)
+
+    fit.backbone.answer_logits, fit.backbone.generate = spy_logits, spy_generate
+    for _ in range(2):  # the second task comes from an evaluation
+        fit.fit()
+        references = [[row.output for row in fit.task.test]]
+        fit.module.begin_evaluation([ExactMatch()], references)
+        loaders = fit.data.evaluation_dataloaders([0])
+        fit.trainer.test(fit.module, dataloaders=loaders, verbose=False)
+        assert modes == {"answer_logits": {True}, "generate": {False}, "held out": {False}}
+        assert sorted(fit.module.answers[0]) == list(range(6))
+
+
+def test_token_loss_sums_in_float32_over_counted_tokens() -> None:
+    logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    labels = torch.tensor([[1, 4, -100], [2, -100, -100]])
+    expected = -sum(
+        float(log_softmax(logits[n, place].double(), dim=0)[labels[n, place]])
+        for n, place in ((0, 0), (0, 1), (1, 0))
+    )
+    loss = token_loss(logits, labels)
+    assert loss.dtype == torch.float32
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_unknown_loss_mean_is_refused(tiny_t5: Path) -> None:
+    with pytest.raises(UserError, match="'step_tokens' or 'micro_batches', got 'sum'"):
+        TinyFit(tiny_t5, module_options={"loss_mean": "sum"})
+
+
+def test_labels_differ_in_length() -> None:
+    # Otherwise the two loss means would be the same and this file would tell them apart nowhere.
+    assert len({len(row.output) for row in toy_task().train}) == 2
+    assert ContinualModule.automatic_optimization

@@ -1,0 +1,175 @@
+"""The run folder: who may write into it, and the state after the last complete task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kif_lightning.run_state
+from kif_lightning.errors import UserError
+from kif_lightning.run_state import RunFolder, RunState, flat
+
+SETTINGS: dict[str, Any] = {
+    "seed": 1,
+    "optim": {"lr": 3e-4, "clip": None, "tiny": 1e-05, "text": "1e-3"},
+    "benchmark": {"order": ["b", "a"], "tasks": {}, "seed": 1},
+    "method": {"name": "on", "title": "KIF: a 'title'\nof two lines", "grows": False},
+}
+
+
+def changed(**optim: Any) -> dict[str, Any]:
+    return {**SETTINGS, "optim": {**SETTINGS["optim"], **optim}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "runs" / "cell")
+    folder.open(SETTINGS, rerun=False)
+    return folder
+
+
+def content(path: Path) -> dict[str, bytes]:
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def test_the_same_settings_open_the_folder_again(folder: RunFolder) -> None:
+    before = content(folder.path)
+    folder.open(SETTINGS, rerun=False)
+    assert content(folder.path) == before
+    assert list(before) == ["config.yaml"]
+
+
+def test_other_settings_are_told_key_by_key(folder: RunFolder) -> None:
+    other = {**changed(lr=0.1), "seed": 2, "new": {"key": 5}}
+    del other["optim"]["clip"]
+    with pytest.raises(UserError) as error:
+        folder.open(other, rerun=False)
+    message = str(error.value)
+    for part in (
+        str(folder.path),
+        "seed: 1 there, 2 now",
+        "optim.lr: 0.0003 there, 0.1 now",
+        "optim.clip: None there, absent now",
+        "new.key: absent there, 5 now",
+        "rerun=true",
+        "run_dir=FOLDER",
+    ):
+        assert part in message
+    for same in ("benchmark", "method", "optim.tiny", "optim.text"):
+        assert same not in message
+
+
+def test_a_changed_order_of_tasks_is_another_setting(folder: RunFolder) -> None:
+    other = {**SETTINGS, "benchmark": {**SETTINGS["benchmark"], "order": ["a", "b"]}}
+    with pytest.raises(UserError, match=r"benchmark\.order: \['b', 'a'\] there"):
+        folder.open(other, rerun=False)
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_a_foreign_folder_is_refused_and_left_as_it_is(tmp_path: Path, rerun: bool) -> None:
+    for name in ("thesis.txt", "results.json"):
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir()
+        (folder.path / name).write_text("{}")
+        assert not folder.is_finished(SETTINGS)
+        with pytest.raises(UserError, match=r"no run's config\.yaml") as error:
+            folder.open(SETTINGS, rerun=rerun)
+        assert str(folder.path) in str(error.value)
+        assert content(folder.path) == {name: b"{}"}
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    RunFolder(tmp_path).open(SETTINGS, rerun=False)
+    assert list(content(tmp_path)) == ["config.yaml"]
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, changed(lr=0.1)], ids=["same", "other"])
+def test_rerun_starts_anew(folder: RunFolder, settings: dict[str, Any]) -> None:
+    folder.save(RunState(num_tasks=2, next_task=1), {})
+    folder.write_results({"a": 1})
+    folder.open(settings, rerun=True)
+    assert list(content(folder.path)) == ["config.yaml"]
+    assert folder.load() is None
+    folder.open(settings, rerun=False)
+
+
+def test_a_new_run_has_no_state(folder: RunFolder) -> None:
+    assert folder.load() is None
+    assert RunFolder(folder.path / "nowhere").load() is None
+
+
+def test_state_and_parts_come_back(folder: RunFolder) -> None:
+    state = RunState(
+        num_tasks=2,
+        next_task=1,
+        score_matrix=[[71.5, None]],
+        untrained=[1 / 3, 0.0],
+        tasks=[{"name": "colour", "last_loss": None, "seconds": {"train": 0.1}}],
+        logged_steps=12,
+    )
+    weights = torch.tensor([1 / 3, float("nan")]).bfloat16()
+    folder.save(state, {"adapter": {"q.lora_A.weight": weights}, "penalties": {}})
+    loaded = RunFolder(folder.path).load()
+    assert loaded is not None
+    assert loaded[0] == state
+    assert not loaded[0].finished
+    assert loaded[1]["penalties"] == {}
+    found = loaded[1]["adapter"]["q.lora_A.weight"]
+    assert torch.equal(found.view(torch.int16), weights.view(torch.int16))
+
+
+def test_only_the_newest_state_is_kept(folder: RunFolder) -> None:
+    for task in (1, 2, 3):
+        folder.save(RunState(num_tasks=3, next_task=task), {"w": torch.full((2,), float(task))})
+        names = {path.name for path in (folder.path / "state").iterdir()}
+        assert names == {f"after_{task:03d}", "latest.json"}
+    state, parts = folder.load() or pytest.fail("no state")
+    assert (state.next_task, state.finished) == (3, True)
+    assert parts["w"].tolist() == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("dies_in", ["save_state", "write_json"])
+def test_a_kill_while_saving_leaves_the_state_before(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, dies_in: str
+) -> None:
+    folder.save(RunState(num_tasks=3, next_task=1), {"w": torch.ones(2)})
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(kif_lightning.run_state, dies_in, die)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save(RunState(num_tasks=3, next_task=2), {"w": torch.zeros(2)})
+    monkeypatch.undo()
+    state, parts = folder.load() or pytest.fail("no state")
+    assert (state.next_task, parts["w"].tolist()) == (1, [1.0, 1.0])
+    folder.save(RunState(num_tasks=3, next_task=2), {"w": torch.zeros(2)})
+    assert (folder.load() or pytest.fail("no state"))[0].next_task == 2
+
+
+@pytest.mark.parametrize("name", ["latest.json", "after_001/state.json"])
+def test_a_damaged_state_is_named(folder: RunFolder, name: str) -> None:
+    folder.save(RunState(num_tasks=2, next_task=1), {})
+    path = folder.path / "state" / name
+    path.write_text("{")
+    with pytest.raises(UserError) as error:
+        folder.load()
+    assert str(path) in str(error.value)
+
+
+def test_finished_is_told_by_the_results_of_the_same_settings(folder: RunFolder) -> None:
+    assert not folder.is_finished(SETTINGS)
+    folder.write_results({"metrics": {"average_performance": 50.25}})
+    assert folder.is_finished(SETTINGS)
+    assert folder.results() == {"metrics": {"average_performance": 50.25}}
+    with pytest.raises(UserError, match=r"optim\.lr: 0\.0003 there, 0\.5 now"):
+        folder.is_finished(changed(lr=0.5))
+
+
+def test_flat() -> None:
+    nested = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], 3: "x"}
+    assert flat(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "3": "x"}
