@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from hydra.errors import InstantiationException
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning.callbacks import SelectBestStep
-from kif_lightning.errors import UserError, nearest_names, require_between
+from kif_lightning.errors import (
+    UserError,
+    collecting_errors,
+    nearest_names,
+    require_between,
+    require_count,
+)
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import Adapter, Backbone, Benchmark, Penalty
 from kif_lightning.metrics import TextScore
@@ -54,16 +60,18 @@ class _Collector:
         return {name: self.part(entry) for name, entry in (config or {}).items()}
 
     def attempt(self, make: Callable[[], Any]) -> Any:
-        try:
-            return make()
-        except UserError as error:
-            self.errors.append(error)
-        except InstantiationException as error:
-            mistake = _user_error_in(error)
-            if mistake is None:
-                raise
-            self.errors.append(mistake)
-        return None
+        with collecting_errors() as mistakes:
+            try:
+                made = make()
+            except Exception as error:
+                mistake = _user_error_in(error)
+                # With a mistake noted the code may go astray: the mistake is what to tell.
+                if mistake is None and not mistakes:
+                    raise
+                made = None
+                mistakes.extend([] if mistake is None else [mistake])
+        self.errors.extend(mistakes)
+        return None if mistakes else made
 
     def raise_if_any(self) -> None:
         if self.errors:
@@ -79,8 +87,8 @@ def build_parts(config: DictConfig) -> Parts:
     """
     collect = _Collector()
     collect.attempt(lambda: require_between("optim.lr", config.optim.lr, 0, 1e3, low_open=True))
-    collect.attempt(lambda: require_between("optim.epochs", config.optim.epochs, 1, 1 << 20))
-    collect.attempt(lambda: require_between("seed", config.seed, 0, (1 << 31) - 1))
+    collect.attempt(lambda: require_count("optim.epochs", config.optim.epochs))
+    collect.attempt(lambda: require_count("seed", config.seed, 0))
     method = config.method
     parts = Parts(
         benchmark=collect.part(config.benchmark),
@@ -101,6 +109,8 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(partial(parts.new_score, name))
     if parts.benchmark is not None:
         collect.attempt(lambda: _check_metrics(parts))
+    if not collect.errors:
+        collect.attempt(lambda: _try_optimizer(parts))
     collect.raise_if_any()
     return parts
 
@@ -126,6 +136,15 @@ def _check_metrics(parts: Parts) -> None:
                 f"Task {task.name} is scored by {task.metric!r}, which evaluation.metrics does not "
                 f"have; {nearest_names(task.metric, parts.metrics)}."
             )
+
+
+def _try_optimizer(parts: Parts) -> None:
+    """What optimizer and schedule refuse, they refuse on one weight too."""
+    try:
+        optimizer = parts.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        parts.schedule(optimizer=optimizer, num_training_steps=1)
+    except ValueError as error:
+        raise UserError(f"The settings under optim do not work: {error}.") from error
 
 
 def _user_error_in(error: BaseException | None) -> UserError | None:

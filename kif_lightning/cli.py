@@ -57,3 +57,7 @@ def _print_methods(console: Console) -> None:
             }
             notes = [method.paper, *[cost for cost, paid in costs.items() if paid]]
             console.print(f"  {name:{width}}  {method.title} ({'; '.join(notes)})", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from kif_lightning.errors import UserError, require_between
+from kif_lightning.errors import UserError, require_count
 from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
 from kif_lightning.seeding import generator
 
@@ -140,10 +140,10 @@ class ContinualDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         micro_batch_size = batch_size if micro_batch_size is None else micro_batch_size
-        require_between("optim.batch_size", batch_size, 1, 1 << 30)
-        require_between("optim.micro_batch_size", micro_batch_size, 1, batch_size)
-        require_between("evaluation.batch_size", evaluation_batch_size, 1, 1 << 30)
-        require_between("evaluation.max_new_tokens", max_new_tokens, 1, 1 << 30)
+        require_count("optim.batch_size", batch_size)
+        require_count("optim.micro_batch_size", micro_batch_size)
+        require_count("evaluation.batch_size", evaluation_batch_size)
+        require_count("evaluation.max_new_tokens", max_new_tokens)
         if batch_size % micro_batch_size:
             raise UserError(
                 f"optim.batch_size must be a multiple of optim.micro_batch_size, got {batch_size} "

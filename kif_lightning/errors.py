@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
 
 
@@ -18,16 +20,53 @@ class UserError(ValueError):
         return cls("\n".join(str(error) for error in errors))
 
 
+_collected: ContextVar[list[UserError] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting_errors() -> Iterator[list[UserError]]:
+    """Within it a failed ``require_...`` is noted in the list and the checked code goes on.
+
+    A constructor so tells all its mistakes, not only the first. What it makes must not be used if
+    the list is not empty.
+    """
+    errors: list[UserError] = []
+    token = _collected.set(errors)
+    try:
+        yield errors
+    finally:
+        _collected.reset(token)
+
+
+def _refuse(message: str) -> None:
+    collected = _collected.get()
+    if collected is None:
+        raise UserError(message)
+    collected.append(UserError(message))
+
+
 def require_between(
     name: str, value: float, low: float, high: float, *, low_open: bool = False
 ) -> None:
     """Raise :class:`UserError` unless ``low <= value <= high`` (``low <`` if ``low_open``)."""
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise UserError(f"{name} must be a number, got {value!r}.")
-    if (low < value if low_open else low <= value) and value <= high:
-        return
-    bracket = "(" if low_open else "["
-    raise UserError(f"{name} must lie in {bracket}{low:g}, {high:g}], got {value}.")
+        _refuse(f"{name} must be a number, got {value!r}.")
+    elif not ((low < value if low_open else low <= value) and value <= high):
+        bracket = "(" if low_open else "["
+        _refuse(f"{name} must lie in {bracket}{low:g}, {high:g}], got {value}.")
+
+
+def require_count(name: str, value: int, at_least: int = 1) -> None:
+    """Raise :class:`UserError` unless ``value`` is a whole number of at least ``at_least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        _refuse(f"{name} must be a whole number of at least {at_least}, got {value!r}.")
+
+
+def require_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise :class:`UserError` unless ``value`` is one of ``choices``."""
+    known = list(choices)
+    if value not in known:
+        _refuse(f"{name} must be {' or '.join(repr(c) for c in known)}, got {value!r}.")
 
 
 def nearest_names(name: str, known: Iterable[str]) -> str:

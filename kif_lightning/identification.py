@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from kif_lightning.errors import UserError
+from kif_lightning.errors import UserError, require_choice
 from kif_lightning.interfaces import Parameters
 from kif_lightning.kif import ImportanceTracker, SkillUnits
 
@@ -31,10 +31,7 @@ class Identification:
         timing: Literal["before_step", "after_step"] = "before_step",
         skip_first_step: bool = False,
     ) -> None:
-        if timing not in ("before_step", "after_step"):
-            raise UserError(
-                f"importance.timing must be 'before_step' or 'after_step', got {timing!r}."
-            )
+        require_choice("importance.timing", timing, ("before_step", "after_step"))
         self.tracker = tracker
         self.timing = timing
         self.skip_first_step = skip_first_step

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from kif_lightning.errors import UserError
+from kif_lightning.errors import UserError, require_choice
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import (
     Backbone,
@@ -62,10 +62,7 @@ class ContinualModule(LightningModule):
         max_skipped_in_a_row: int = 10,
     ) -> None:
         super().__init__()
-        if loss_mean not in ("step_tokens", "micro_batches"):
-            raise UserError(
-                f"The loss mean must be 'step_tokens' or 'micro_batches', got {loss_mean!r}."
-            )
+        require_choice("method.fixes.loss_mean", loss_mean, ("step_tokens", "micro_batches"))
         self.backbone = backbone
         self.model = model
         self.optimizer_factory = optimizer

@@ -10,13 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
+import huggingface_hub
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kif_lightning.backbones.tokens import Truncation
-from kif_lightning.errors import UserError, require_between
+from kif_lightning.errors import UserError, require_choice, require_count
 
 log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -56,14 +59,11 @@ class Pretrained:
     lora_targets: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        require_between("backbone.max_source_tokens", self.max_source_tokens, 2, 1 << 20)
-        require_between("backbone.max_target_tokens", self.max_target_tokens, 2, 1 << 20)
-        if self.truncation not in ("middle", "right"):
-            raise UserError(
-                f"backbone.truncation must be 'middle' or 'right', got {self.truncation!r}."
-            )
-        if self.dtype not in _DTYPES:
-            raise UserError(f"backbone.dtype must be one of {sorted(_DTYPES)}, got {self.dtype!r}.")
+        require_count("backbone.max_source_tokens", self.max_source_tokens, 2)
+        require_count("backbone.max_target_tokens", self.max_target_tokens, 2)
+        require_choice("backbone.truncation", self.truncation, ("middle", "right"))
+        require_choice("backbone.dtype", self.dtype, _DTYPES)
+        require_choice("backbone.source", self.source, ("hub", "package"))
         if self.path is not None:
             if not (Path(self.path) / "config.json").is_file():
                 raise UserError(
@@ -72,8 +72,6 @@ class Pretrained:
                 )
         elif self.source == "package":
             self._gguf_file()
-        elif self.source != "hub":
-            raise UserError(f"backbone.source must be 'hub' or 'package', got {self.source!r}.")
 
     @property
     def public_name(self) -> str:
@@ -136,12 +134,14 @@ class Pretrained:
     def _from_cache_or_hub(self, auto_class: Any, where: str, options: dict[str, Any]) -> Any:
         try:
             return auto_class.from_pretrained(where, local_files_only=True, **options)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             if self.path is not None or self.source != "hub":
                 raise UserError(
                     f"The model of backbone {self.name} could not be read from "
                     f"{self.path or self.package}: {_first_line(error)}"
                 ) from error
+            if not _hub_answers():
+                raise UserError(self._unreachable()) from error
         log.info("Downloading %s from the hub", self.hub_name)
         transformers_logging.enable_progress_bar()
         try:
@@ -185,6 +185,17 @@ class Pretrained:
             f"{self.hub_name}', gated models need 'hf auth login'), or give a saved copy with "
             "backbone.path=FOLDER, or use another backbone (kif list backbone)."
         )
+
+
+def _hub_answers() -> bool:
+    """One short look, as the hub's own client goes on trying for a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=10)
+    except httpx.HTTPError:
+        return False
+    return True
 
 
 def _first_line(error: BaseException) -> str:

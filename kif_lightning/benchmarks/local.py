@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from kif_lightning.benchmarks.rows import limit_rows, read_rows
-from kif_lightning.errors import UserError, nearest_names
+from kif_lightning.errors import UserError, nearest_names, require_count
 from kif_lightning.interfaces import Task, TaskKind
 from kif_lightning.seeding import generator
 
@@ -53,19 +53,17 @@ class LocalBenchmark:
     ) -> None:
         self.name = name
         for key, limit in (("train_rows", train_rows), ("test_rows", test_rows)):
-            if limit is not None and limit < 1:
-                raise UserError(
-                    f"benchmark.{key} must be at least 1, or null for all; got {limit}."
-                )
+            if limit is not None:
+                require_count(f"benchmark.{key} (null for all)", limit)
         folder = _existing_folder(name, data_dir)
         self.order_name, names = _resolve_order(order, orders)
         _check_known(names, folder)
-        described = {**_manifest_tasks(folder), **(tasks or {})}
+        from_manifest, from_yaml = _manifest_tasks(folder), tasks or {}
         default = dict(default_task or {"kind": "generation", "metric": "rouge_l"})
         self.tasks: tuple[Task, ...] = tuple(
             _read_task(
                 folder / task_name,
-                {**default, **described.get(task_name, {})},
+                {**default, **from_manifest.get(task_name, {}), **from_yaml.get(task_name, {})},
                 limits=(train_rows, test_rows),
                 seed=seed,
                 force_metric=force_metric,
@@ -105,6 +103,8 @@ def _resolve_order(
                 f"{nearest_names(order, orders)}. An own order: 'benchmark.order=[task_a,task_b]'."
             )
         return order, list(orders[order])
+    if not isinstance(order, Sequence):
+        raise UserError(f"benchmark.order must be a name or a list of tasks, got {order!r}.")
     names = [str(name) for name in order]
     if not names:
         raise UserError("benchmark.order must name at least one task, got an empty list.")
@@ -132,10 +132,13 @@ def _manifest_tasks(folder: Path) -> dict[str, dict[str, str]]:
         if not path.is_file():
             continue
         try:
-            manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            manifest: Any = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{path} must be JSON, but it does not parse: {error}.") from error
-        tasks = manifest.get("collections", {}).get(folder.name, manifest).get("tasks", {})
+        if not isinstance(manifest, dict):
+            raise UserError(f"{path} must hold a JSON object, got a {type(manifest).__name__}.")
+        collections = manifest.get("collections", {})
+        tasks = collections.get(folder.resolve().name, manifest).get("tasks", {})
         return {
             name: {
                 "kind": entry["kind"],

@@ -57,6 +57,8 @@ def _row(line: str, path: Path, number: int) -> Row:
             raise UserError(
                 f"{where}: '{key}' must be a text, got {type(value).__name__} {value!r:.40}."
             )
+    if not record["input"].strip():
+        raise UserError(f"{where}: 'input' is blank; expected the whole prompt.")
     return Row(id=record["id"], input=record["input"], output=record["output"])
 
 

@@ -33,13 +33,23 @@ class KnowledgeFusion(Callback):
         top_percent: share of units that count as important in the reported classes, in (0, 100].
 
     Raises:
-        UserError: a value out of range; a module that tracks no importance; other units than in
-            the tasks before.
+        UserError: a value out of range, no rule or no units; a module that tracks no importance;
+            other units than in the tasks before.
     """
 
     def __init__(
-        self, *, rule: Rule, units: Partition, beta: float = 0.7, top_percent: float = 20.0
+        self,
+        *,
+        rule: Rule | None,
+        units: Partition | None,
+        beta: float = 0.7,
+        top_percent: float = 20.0,
     ) -> None:
+        if rule is None or units is None:
+            raise UserError(
+                "Knowledge fusion needs a rule and units: choose method/rule=adaptive (or static, "
+                "mean) and method/units=lora_rank (or matrix)."
+            )
         require_between("fusion.beta", beta, 0.0, 1.0)
         require_between("fusion.top_percent", top_percent, 0.0, 100.0, low_open=True)
         self.rule = rule

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from kif_lightning.errors import UserError, require_between
+from kif_lightning.errors import require_choice, require_count
 
 log = logging.getLogger(__name__)
 
@@ -36,12 +36,9 @@ class SelectBestStep(Callback):
         every_steps: int = 40,
         importance: Literal["selected", "last"] = "selected",
     ) -> None:
-        require_between("selection.num_held_out", num_held_out, 1, 1 << 30)
-        require_between("selection.every_steps", every_steps, 1, 1 << 30)
-        if importance not in ("selected", "last"):
-            raise UserError(
-                f"selection.importance must be 'selected' or 'last', got {importance!r}."
-            )
+        require_count("selection.num_held_out", num_held_out)
+        require_count("selection.every_steps", every_steps)
+        require_choice("selection.importance", importance, ("selected", "last"))
         self.num_held_out = num_held_out
         self.every_steps = every_steps
         self.importance = importance

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kif_lightning.errors import UserError, require_between
+from kif_lightning.errors import require_between, require_choice
 from kif_lightning.kif.units import SkillUnits, UnitMember
 
 BUCKET_ELEMENTS = 1 << 20
@@ -42,8 +42,7 @@ class ImportanceTracker:
         alpha2: float = 0.85,
         use_uncertainty: bool = True,
     ) -> None:
-        if order not in (1, 2):
-            raise UserError(f"importance.order must be 1 or 2, got {order}.")
+        require_choice("importance.order", order, (1, 2))
         require_between("importance.alpha1", alpha1, 0.0, 1.0)
         require_between("importance.alpha2", alpha2, 0.0, 1.0)
         self.order = order

@@ -16,7 +16,7 @@ from torchmetrics import Metric
 from torchmetrics.text.rouge import ROUGEScore
 from torchmetrics.utilities import dim_zero_cat
 
-from kif_lightning.errors import UserError
+from kif_lightning.errors import require_choice
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -58,8 +58,7 @@ class ExactMatch(Metric):
 
     def __init__(self, normalisation: Literal["sapt", "raw"] = "sapt", **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if normalisation not in ("sapt", "raw"):
-            raise UserError(f"Exact match knows 'sapt' and 'raw', got {normalisation!r}.")
+        require_choice("exact_match.normalisation", normalisation, ("sapt", "raw"))
         self.normalisation: Literal["sapt", "raw"] = normalisation
         self.add_state("matches", default=[], dist_reduce_fx="cat")
 

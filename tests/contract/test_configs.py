@@ -212,9 +212,6 @@ def test_all_mistakes_are_told_at_once(tiny: Tiny) -> None:
     assert [told for _, told in WRONG.values() if told not in "\n".join(lines)] == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a part stops at its first mistake, and its own parts' hide all of its"
-)
 def test_all_mistakes_of_one_part_are_told_at_once(tiny: Tiny) -> None:
     wrong = {**WRONG, **WRONG_WITHIN_A_PART}
     lines = mistakes(tiny.config(**{key: value for key, (value, _) in wrong.items()}))

@@ -12,7 +12,7 @@ from torch import Tensor
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker, lora_rank_units
-from tests.helpers.streams import Squares, TinyFit, assert_near, squares
+from tests.helpers.fits import Squares, TinyFit, assert_near, squares
 
 Averages = tuple[dict[str, Tensor], dict[str, Tensor]]
 

@@ -172,6 +172,7 @@ def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:
         ({"micro_batch_size": 3}, "must be a multiple of optim.micro_batch_size, got 8 and 3"),
         ({"batch_size": 0}, "optim.batch_size"),
         ({"micro_batch_size": 16}, "optim.micro_batch_size"),
+        ({"micro_batch_size": 0}, "optim.micro_batch_size"),
         ({"micro_batch_size": -1}, "optim.micro_batch_size"),
         ({"evaluation_batch_size": 0}, "evaluation.batch_size"),
         ({"max_new_tokens": 0}, "evaluation.max_new_tokens"),
@@ -181,8 +182,3 @@ def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:
 def test_mistakes_are_told(tiny_t5: Path, wrong: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         data(tiny_t5, **wrong)
-
-
-def test_micro_batch_size_of_zero_is_told(tiny_t5: Path) -> None:
-    with pytest.raises(UserError, match="optim.micro_batch_size"):
-        data(tiny_t5, micro_batch_size=0)

@@ -18,7 +18,8 @@ from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker
 from kif_lightning.metrics import ExactMatch
 from kif_lightning.module import ContinualModule, token_loss
-from tests.helpers.streams import BreaksAt, Squares, TinyFit, assert_near, squares, toy_task
+from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near, squares
+from tests.helpers.streams import toy_task
 
 SPLITS = pytest.mark.parametrize("micro", [8, 4, 1])
 

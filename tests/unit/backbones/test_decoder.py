@@ -168,7 +168,10 @@ def test_generation_stops_at_the_end_token(
     model.model.norm.weight.zero_()
     end = backbone.tokenizer.eos_token_id
     model.lm_head.bias = nn.Parameter(torch.eye(model.config.vocab_size)[end])
+    passes: list[int] = []
+    model.lm_head.register_forward_hook(lambda *_: passes.append(1))
     assert backbone.generate(model, backbone.generation_batch(examples), 7) == [""] * len(examples)
+    assert len(passes) == 1
 
 
 @pytest.mark.parametrize(

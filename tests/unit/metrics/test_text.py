@@ -51,7 +51,7 @@ def test_exact_match_counts_in_percent(normalisation: str, rows: list[float]) ->
 
 
 def test_exact_match_knows_its_normalisations() -> None:
-    with pytest.raises(UserError, match="knows 'sapt' and 'raw', got 'squad'"):
+    with pytest.raises(UserError, match="must be 'sapt' or 'raw', got 'squad'"):
         ExactMatch("squad")  # type: ignore[arg-type]
 
 
