@@ -185,7 +185,7 @@ def test_the_official_variant_holds_rows_out(
     [
         (["method/rule=none"], "needs a rule and units"),
         (["method/adapter=ia3"], "use method/penalty=none"),
-        (["method/adapter=full", "method/penalty=none"], "use method/units=matrix"),
+        (["method/adapter=full", "method/penalty=none"], "Use method/units=matrix"),
         (["backbone.lora_targets=[no_such]"], "its linear layers are"),
     ],
 )

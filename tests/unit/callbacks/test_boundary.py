@@ -107,7 +107,7 @@ def test_fusion_tells_what_it_lacks() -> None:
         KnowledgeFusion(rule=MeanRule(), units=matrix_units).check(module)
     module = learner()
     module.trainable_parameters["layer.bias"] = nn.Parameter(torch.zeros(2))
-    with pytest.raises(UserError, match="layer.bias"):
+    with pytest.raises(UserError, match=r"layer\.bias"):
         KnowledgeFusion(rule=MeanRule(), units=lora_rank_units).check(module)
 
 
