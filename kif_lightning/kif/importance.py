@@ -67,6 +67,7 @@ class ImportanceTracker:
             weights: the tensors given to :meth:`reset`, with the values the importance is taken at.
             gradients: their gradients (same shapes, accumulated, unscaled); ``None`` counts as 0.
         """
+        assert self.sensitivity.keys() == weights.keys(), "reset() with these weights comes first"
         self.num_steps += 1
         for weight, gradient, sensitivity, uncertainty in self._buckets(weights, gradients):
             importance = list(torch._foreach_mul(weight, gradient))

@@ -161,7 +161,7 @@ class PlainLoop:
             step_loss = 0.0
             for size, rows in zip(sizes, batches, strict=True):
                 with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
-                    loss = size / sum(sizes) * model(**_padded(rows)).loss
+                    loss = size / sum(sizes) * model(**padded(rows)).loss
                 loss.backward()
                 step_loss += float(loss.detach())
             if penalty is not None:
@@ -193,7 +193,7 @@ class PlainLoop:
         return sensitivity, uncertainty
 
 
-def _padded(rows: Sequence[Example]) -> dict[str, Tensor]:
+def padded(rows: Sequence[Example]) -> dict[str, Tensor]:
     source = max(len(row.prompt_ids) for row in rows)
     target = max(len(row.answer_ids) for row in rows)
     ids = torch.zeros(len(rows), source, dtype=torch.long)

@@ -1,0 +1,178 @@
+"""Whole runs: what the files say together, broken steps, and interruptions within a task."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from kif_lightning import launch
+from kif_lightning.errors import UserError
+from kif_lightning.module import ContinualModule
+from kif_lightning.run_state import RunFolder
+from kif_lightning.runner import StreamRunner
+from tests.helpers.streams import run_stream, tiny_config
+
+CLASSES = {"task_shared", "previous_specific", "current_specific", "unimportant"}
+BROKEN = "+method.penalty.broken={_target_: tests.helpers.fits.BreaksAt, calls: %s}"
+
+
+@pytest.fixture
+def config(tiny_t5: Path, toy_data: Path, tmp_path: Path) -> Any:
+    def make(name: str, *overrides: str) -> DictConfig:
+        return tiny_config(tiny_t5, toy_data, tmp_path / name, *overrides)
+
+    return make
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def outcome(folder: Path) -> Any:
+    """Everything of a run but the seconds and the memory."""
+    results = json.loads((folder / "results.json").read_text())
+    for task in results["tasks"]:
+        del task["seconds"]
+    importance = {p.name: json.loads(p.read_text()) for p in (folder / "importance").iterdir()}
+    for record in importance.values():
+        del record["seconds"]
+    files = {p.name: p.read_bytes() for p in (folder / "predictions").iterdir()}
+    adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    kept = {key: results[key] for key in results if key not in ("cost", "protocol")}
+    return kept, importance, files, adapter
+
+
+def test_files_agree_with_each_other_and_with_the_rows(
+    config: Any, toy_data: Path, tmp_path: Path
+) -> None:
+    options = ("evaluation.untrained=true", "evaluation.next_task=true", "lora.dropout=0")
+    results, _ = run_stream(config("run", *options))
+    folder, names = tmp_path / "run", ["colour", "shape"]
+    labels = {"after_01_colour": results["score_matrix"][0], "untrained": results["untrained"]}
+    labels["after_02_shape"] = results["score_matrix"][1]
+    for label, row in labels.items():
+        for j, name in enumerate(names):
+            rows = read_lines(toy_data / name / "test.jsonl")
+            said = read_lines(folder / "predictions" / f"{label}__on_{j + 1:02d}_{name}.jsonl")
+            assert [(s["id"], s["reference"]) for s in said] == [
+                (r["id"], r["output"]) for r in rows
+            ]
+            for line in said:
+                right = line["prediction"].strip().lower() == line["reference"]
+                assert line["score"] == 100.0 * right
+            assert row[j] == pytest.approx(sum(s["score"] for s in said) / len(said))
+    matrix, metrics = results["score_matrix"], results["metrics"]
+    zero_shot = matrix[0][1] - results["untrained"][1]
+    assert metrics["forward_transfer_zero_shot"] == pytest.approx(zero_shot)
+    assert metrics["average_performance"] == pytest.approx(sum(matrix[1]) / 2)
+    assert metrics["backward_transfer"] == pytest.approx(matrix[1][0] - matrix[0][0])
+    assert [task["optimizer_steps"] for task in results["tasks"]] == [2, 2]
+    stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    assert stored == launch.run_settings(config("run", *options))
+
+
+def test_importance_files_hold_the_fusion(config: Any, tmp_path: Path) -> None:
+    run_stream(config("run"))
+    first, second = (
+        json.loads((tmp_path / "run" / "importance" / f"{name}_fusion.json").read_text())
+        for name in ("01_colour", "02_shape")
+    )
+    assert not {"previous", "weight", "classes"} & first.keys()
+    assert second["previous"] == pytest.approx(first["accumulated"])
+    assert set(second["classes"]) <= CLASSES
+    assert len(set(second["classes"])) > 1
+    pairs = zip(second["previous"], second["current"], second["weight"], strict=True)
+    for past, current, weight in pairs:
+        assert weight == pytest.approx(1 / (1 + math.exp((current - past) / 0.15)))
+
+
+@pytest.mark.parametrize("where", ["fit", "evaluation"])
+@pytest.mark.parametrize("model", ["tiny_t5", "tiny_llama"])
+def test_interruption_within_a_task_changes_nothing(
+    model: str,
+    where: str,
+    request: pytest.FixtureRequest,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def again(name: str) -> tuple[Any, str]:
+        folder = request.getfixturevalue(model)
+        return run_stream(
+            tiny_config(folder, toy_data, tmp_path / name, "optim.micro_batch_size=4")
+        )
+
+    owner: Any = ContinualModule if where == "fit" else StreamRunner
+    name = "training_step" if where == "fit" else "evaluate"
+    original, calls = getattr(owner, name), []
+    # fit: the last micro-batch of the second task's first step; evaluation: after its fit.
+    last = 6 if where == "fit" else 2
+
+    def interrupted(self: Any, *rest: Any) -> Any:
+        calls.append(1)
+        if len(calls) == last:
+            raise KeyboardInterrupt
+        return original(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            again("cut")
+    loaded = RunFolder(tmp_path / "cut").load()
+    assert loaded is not None
+    assert loaded[0].next_task == 1, "a task cut short does not count as learnt"
+    assert not (tmp_path / "cut" / "results.json").exists()
+    _, said = again("cut")
+    assert "Resuming after task 1 of 2" in said
+    again("whole")
+    assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
+
+
+def test_broken_step_is_counted_and_told(config: Any, tmp_path: Path) -> None:
+    results, said = run_stream(config("run", BROKEN % "[1]"))
+    assert [task["skipped_steps"] for task in results["tasks"]] == [1, 0]
+    assert [task["optimizer_steps"] for task in results["tasks"]] == [1, 2]
+    assert "colour: 1 optimizer steps skipped" in said
+    assert said.count("steps skipped") == 1
+
+
+def test_persisting_trouble_ends_the_run_with_its_reason(config: Any, tmp_path: Path) -> None:
+    broken = config("run", BROKEN % "[3,4,5]", "optim.max_skipped_in_a_row=3", "optim.epochs=4")
+    with pytest.raises(UserError, match="loss was not finite in 3 optimizer steps in a row"):
+        run_stream(broken)
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_finished_run_is_shown_and_rerun_starts_anew(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = run_stream(config("run"))
+    before = outcome(tmp_path / "run")
+    (tmp_path / "run" / "predictions" / "stale.jsonl").write_text("{}")
+    _, shown = run_stream(config("run"))
+    assert "Finished already" in shown
+    assert "Trainable:" in first
+    assert "Trainable:" not in shown
+    # Where it writes and what it shows is no setting: the folder still belongs to it.
+    _, again = run_stream(config("run", "rerun=true"))
+    assert "Trainable:" in again
+    assert "Resuming" not in again
+    assert outcome(tmp_path / "run") == before
+    with pytest.raises(UserError, match=r"method\.rule\.tau: 0\.15 there, 0\.3 now"):
+        run_stream(config("run", "method.rule.tau=0.3"))
+    assert outcome(tmp_path / "run") == before
+
+
+def test_folder_of_something_else_is_left_alone(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    for extra in ([], ["rerun=true"]):
+        with pytest.raises(UserError, match=r"holds files, but no run's config\.yaml"):
+            run_stream(config("run", *extra))
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
