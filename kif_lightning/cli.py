@@ -11,7 +11,12 @@ from rich.console import Console
 from kif_lightning.paths import conf_dir
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-GROUPS = ("method", "backbone", "benchmark", "experiment", "trainer", "optim", "logger")
+SLOTS = ("adapter", "importance", "units", "rule", "penalty", "boundary", "selection")
+GROUPS = (
+    "method",
+    *(f"method/{slot}" for slot in SLOTS),
+    *("backbone", "benchmark", "experiment", "trainer", "optim", "evaluation", "logger"),
+)
 
 
 @app.callback()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import logging
@@ -14,7 +15,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kif_lightning.assembly import build_parts, fixed
 from kif_lightning.errors import UserError
@@ -41,10 +42,23 @@ def launch(config: DictConfig) -> None:
         logging.getLogger(__name__).error("%s", error)
         if not sweep:
             sys.exit(2)
-        _failed_cells.append(f"{run_path(config)}: {error}")
-        write_json(_failure_record(config), {"error": str(error)})
+        _note_failure(config, error)
+    except Exception as error:
+        if not sweep:
+            raise
+        # Hydra would keep the exception, and with it the model, until the sweep's end.
+        logging.getLogger(__name__).exception("This cell failed")
+        _note_failure(config, error)
     else:
-        _failure_record(config).unlink(missing_ok=True)
+        if not config.plan:
+            _failure_record(config).unlink(missing_ok=True)
+    gc.collect()
+
+
+def _note_failure(config: DictConfig, error: Exception) -> None:
+    _failed_cells.append(f"{run_path(config)}: {error}")
+    if not config.plan:
+        write_json(_failure_record(config), {"error": f"{type(error).__name__}: {error}"})
 
 
 def close_sweep() -> None:
@@ -97,7 +111,8 @@ def run_path(config: DictConfig) -> Path:
     settings = run_settings(config)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     order = config.benchmark.order
-    order_name = order if isinstance(order, str) else "-".join(str(name) for name in order)
+    names = order if isinstance(order, ListConfig) else [order]
+    order_name = "-".join(str(name) for name in names)
     parts = (
         config.backbone.name,
         config.benchmark.name,
@@ -132,6 +147,7 @@ def _options(config: DictConfig) -> RunOptions:
         evaluate_untrained=config.evaluation.untrained,
         evaluate_next_task=config.evaluation.next_task,
         save_model=config.save_model,
+        method_settings=run_settings(config)["method"],
         trainer=trainer,
     )
 

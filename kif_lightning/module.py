@@ -27,6 +27,8 @@ from kif_lightning.interfaces import (
 )
 from kif_lightning.metrics import TextScore
 
+SCALER_HALVINGS = 17
+"""Steps the loss scaler needs from its first scale, 2^16, down to 1/2."""
 LossMean = Literal["step_tokens", "micro_batches"]
 
 
@@ -79,6 +81,7 @@ class ContinualModule(LightningModule):
         self.answers: list[dict[int, str]] = []
         self._references: Sequence[Sequence[str]] = []
         self._skipped_in_a_row = 0
+        self._overflows_in_a_row = 0
         self._step_losses: list[Tensor] = []
         self._skip = False
 
@@ -88,7 +91,7 @@ class ContinualModule(LightningModule):
         self.train()
         self.trainable_parameters = dict(parameters)
         self.counts = TrainingCounts()
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = self._overflows_in_a_row = 0
         self._step_losses = []
         if self.identification is not None:
             self.identification.begin_task()
@@ -147,7 +150,7 @@ class ContinualModule(LightningModule):
         if self._skip:
             self._count_skip(optimizer, losses)
             return
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row = self._overflows_in_a_row = 0
         self.counts.optimizer_steps += 1
         self.counts.losses.append(float(losses.sum()))
         self.logged_steps += 1
@@ -167,6 +170,12 @@ class ContinualModule(LightningModule):
         if scaler is not None and all_finite([losses]):
             # The loss scaler found its scale too large: it skips the step and lowers the scale.
             self.counts.scaler_overflows += 1
+            self._overflows_in_a_row += 1
+            if self._overflows_in_a_row >= self.max_skipped_in_a_row + SCALER_HALVINGS:
+                raise UserError(
+                    f"The gradient was not finite in {self._overflows_in_a_row} optimizer steps in "
+                    "a row at ever smaller loss scales: use trainer.precision=32-true."
+                )
             return
         self.counts.skipped_steps += 1
         self._skipped_in_a_row += 1

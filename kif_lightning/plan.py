@@ -45,19 +45,19 @@ def show_plan(runner: StreamRunner) -> None:
             column, justify="left" if column in ("task", "kind", "metric") else "right"
         )
     total = 0.0
-    test_seconds = []
-    for index, task in enumerate(runner.tasks):
+    tokens = []
+    for task in runner.tasks:
         lengths = [len(data.backbone.encode(row).prompt_ids) for row in task.train]
-        mean_tokens = sum(lengths) / len(lengths)
-        test_seconds.append(test_second * mean_tokens * len(task.test))
+        tokens.append(sum(lengths) / len(lengths))
+    test_seconds = [
+        test_second * mean * len(task.test) for mean, task in zip(tokens, runner.tasks, strict=True)
+    ]
+    if options.evaluate_untrained:
+        total += sum(test_seconds) / 60
+    for index, task in enumerate(runner.tasks):
         evaluated = min(index + 1 + options.evaluate_next_task, len(runner.tasks))
-        if options.evaluate_next_task and index + 1 < len(runner.tasks):
-            next_task = runner.tasks[index + 1]
-            zero_shot = test_second * mean_tokens * len(next_task.test)
-        else:
-            zero_shot = 0.0
-        train = train_second * mean_tokens * data.num_training_rows(task) * options.epochs
-        minutes = (train + sum(test_seconds) + zero_shot) / 60
+        train = train_second * tokens[index] * data.num_training_rows(task) * options.epochs
+        minutes = (train + sum(test_seconds[:evaluated])) / 60
         total += minutes
         table.add_row(
             task.name,
@@ -71,8 +71,8 @@ def show_plan(runner: StreamRunner) -> None:
     runner.console.console.print(table)
     runner.console.mapping("Memory", _memory(runner))
     runner.console.say(
-        f"Estimated time: {total:.0f} minutes (scaled by tokens from {_PROBE_STEPS} training steps "
-        "and one test batch of the first task on this machine)."
+        f"Estimated time: about {total:.1f} minutes (rough: scaled by tokens from {_PROBE_STEPS} "
+        "training steps and one test batch of the first task on this machine)."
     )
 
 
@@ -108,9 +108,10 @@ def _memory(runner: StreamRunner) -> dict[str, str]:
     """Sizes of what stays in memory, apart from activations."""
     model = runner.module.model
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    trainable = runner.parts.adapter.trainable(model).values()
+    trainable = list(runner.parts.adapter.trainable(model).values())
     learnt = sum(p.numel() * p.element_size() for p in trainable)
-    averages = 2 * learnt if runner.parts.identification is not None else 0
+    float32 = 4 * sum(p.numel() for p in trainable)
+    averages = 2 * float32 if runner.parts.identification is not None else 0
     snapshot = learnt if runner.parts.boundary else 0
     return {
         "model": _megabytes(weights),

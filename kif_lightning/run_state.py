@@ -26,6 +26,7 @@ class RunState:
     untrained: list[float | None] | None = None
     tasks: list[dict[str, Any]] = field(default_factory=list)
     logged_steps: int = 0
+    data_sha256: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -64,17 +65,31 @@ class RunFolder:
         Raises:
             UserError: the folder belongs to other settings, or holds something else.
         """
-        if rerun and self._config.is_file():
-            shutil.rmtree(self.path)
+        ours = self._config.is_file()
+        if rerun and ours:
+            self._throw_away()
         if self._config.is_file():
             self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
             return
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if not ours and self.path.is_dir() and any(self.path.iterdir()):
             raise UserError(
                 f"The run folder {self.path} holds files, but no run's config.yaml: choose another "
                 "with run_dir=FOLDER, or empty it."
             )
         write_text(self._config, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+    def _throw_away(self) -> None:
+        """Remove what a run writes, ``config.yaml`` last, and nothing else."""
+        stored: Any = OmegaConf.to_container(OmegaConf.load(self._config))
+        if not isinstance(stored, dict) or not {"method", "benchmark", "seed"} <= stored.keys():
+            raise UserError(
+                f"{self._config} is not a run's: rerun=true deletes only what a run wrote; choose "
+                "another run_dir=FOLDER."
+            )
+        (self.path / "results.json").unlink(missing_ok=True)
+        for name in ("state", "predictions", "importance", "adapter", "logs", "wandb"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        self._config.unlink()
 
     def _check_same(self, settings: dict[str, Any], stored: Any) -> None:
         now, before = flat(settings), flat(stored)

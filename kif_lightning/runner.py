@@ -46,6 +46,7 @@ class RunOptions:
     evaluate_untrained: bool
     evaluate_next_task: bool
     save_model: bool
+    method_settings: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,8 +94,27 @@ class StreamRunner:
 
         :meth:`build` comes first.
         """
+        self.logger = self._new_logger()
+        status = "failed"
+        try:
+            results = self._run()
+            status = "success"
+        finally:
+            if self.logger is not None:
+                self.logger.finalize(status)
+                # wandb goes on with an open run: the next cell of a sweep needs one of its own.
+                experiment = getattr(self.logger, "experiment", None)
+                getattr(experiment, "finish", lambda: None)()
+        return results
+
+    def _new_logger(self) -> Logger | None:
+        try:
+            return self.new_logger() if self.new_logger else None
+        except ImportError as error:
+            raise UserError(f"The logger cannot be used: {error}.") from error
+
+    def _run(self) -> dict[str, Any]:
         state = self._start()
-        self.logger = self.new_logger() if self.new_logger else None
         bar = tqdm(total=len(self.tasks), initial=state.next_task, desc="tasks", position=0,
                    disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
         for task_index in range(state.next_task, len(self.tasks)):
@@ -105,10 +125,7 @@ class StreamRunner:
             )
             bar.update(1)
         bar.close()
-        results = self._finish(state)
-        if self.logger is not None:
-            self.logger.finalize("success")
-        return results
+        return self._finish(state)
 
     def build(self) -> None:
         """Load the weights, attach the adapter, check that the method's parts fit; writes nothing.
@@ -217,16 +234,24 @@ class StreamRunner:
     def _start(self) -> RunState:
         """The state to go on from."""
         loaded = self.folder.load()
+        sha256 = {task.name: dict(task.sha256) for task in self.tasks}
         if loaded is None:
-            state = RunState(num_tasks=len(self.tasks))
+            state = RunState(num_tasks=len(self.tasks), data_sha256=sha256)
         else:
             state, parts = loaded
+            changed = [name for name in sha256 if sha256[name] != state.data_sha256.get(name)]
+            if changed:
+                raise UserError(
+                    f"The data of {', '.join(changed)} changed since this run began: put the old "
+                    "files back, or start anew with rerun=true."
+                )
             self._restore(parts)
             self.module.logged_steps = state.logged_steps
             self.console.say(f"Resuming after task {state.next_task} of {len(self.tasks)}.")
         if self.options.evaluate_untrained and state.untrained is None:
             scores = self.evaluate(range(len(self.tasks)), "untrained")
             state.untrained = [scores[i] for i in range(len(self.tasks))]
+            self._save(state)
         return state
 
     def _learn(self, task_index: int, state: RunState) -> None:
@@ -263,7 +288,8 @@ class StreamRunner:
         state.logged_steps = self.module.logged_steps
         if self.logger is not None:
             on_tasks = {f"score/{self.tasks[j].name}": score for j, score in scores.items()}
-            self.logger.log_metrics({**on_tasks, "task": task_index + 1}, step=state.logged_steps)
+            axes = {"task": task_index + 1, "running_step": state.logged_steps}
+            self.logger.log_metrics({**on_tasks, **axes}, step=state.logged_steps)
 
     def _task_record(self, task: Task, seconds: dict[str, float]) -> dict[str, Any]:
         counts = self.module.counts
@@ -351,6 +377,7 @@ class StreamRunner:
             "weights": dict(parts.backbone.provenance),
             "prompt_and_decoding": parts.backbone.protocol(),
             "method": options.method,
+            "method_settings": options.method_settings,
             "seed": options.seed,
             "epochs": options.epochs,
             "effective_batch": options.batch_size,

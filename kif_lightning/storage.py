@@ -61,6 +61,8 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     plain = _take_out(dict(state), "", tensors)
     save_file(tensors, str(temporary / "tensors.safetensors"))
+    with (temporary / "tensors.safetensors").open("rb") as file:
+        os.fsync(file.fileno())
     write_json(temporary / "state.json", plain)
     if folder.exists():
         shutil.rmtree(folder)

@@ -143,6 +143,6 @@ def fuse_(
         for member in group.members:
             target = current[member.parameter]
             dtype = torch.promote_types(target.dtype, torch.float32)
-            share = member.spread(lam[place], target).to(device=target.device, dtype=dtype)
+            share = member.spread(lam[place], target).to(dtype).to(target.device)
             old = previous[member.parameter].to(device=target.device, dtype=dtype)
             target.copy_(share * old + (1.0 - share) * target.to(dtype))

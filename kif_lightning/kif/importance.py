@@ -121,10 +121,10 @@ class ImportanceTracker:
 
     def _member_means(self, member: UnitMember) -> Tensor:
         """Mean weight score over all of a tensor but the member's axis: (U_group,), float64."""
-        sensitivity = _rows(self.sensitivity[member.parameter], member.axis)
+        sensitivity = _rows(_with_float64(self.sensitivity[member.parameter]), member.axis)
         if not self.use_uncertainty:
             return sensitivity.mean(dim=1, dtype=torch.float64)
-        uncertainty = _rows(self.uncertainty[member.parameter], member.axis)
+        uncertainty = _rows(_with_float64(self.uncertainty[member.parameter]), member.axis)
         dots: Tensor = torch.linalg.vecdot(sensitivity.double(), uncertainty.double(), dim=1)
         return dots / sensitivity.shape[1]
 
@@ -146,6 +146,11 @@ class ImportanceTracker:
 def _zeros(weight: Tensor) -> Tensor:
     dtype = torch.promote_types(weight.dtype, torch.float32)
     return torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+
+
+def _with_float64(tensor: Tensor) -> Tensor:
+    """The tensor where float64 exists: Apple's GPUs have none."""
+    return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
 def _rows(tensor: Tensor, axis: int | None) -> Tensor:

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning import launch
+from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
 from kif_lightning.errors import UserError
 from kif_lightning.module import ContinualModule
 from kif_lightning.run_state import RunFolder
@@ -74,6 +75,26 @@ def test_files_agree_with_each_other_and_with_the_rows(
     assert [task["optimizer_steps"] for task in results["tasks"]] == [2, 2]
     stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     assert stored == launch.run_settings(config("run", *options))
+
+
+def test_each_prediction_stands_at_its_row(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def numbers(self: Any, model: Any, batch: Any, cap: int) -> list[str]:
+        prompts = self.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+        rows = [int(prompt.split("test ")[1][0]) for prompt in prompts]
+        return ["good" if row in (0, 1, 4) else f"row {row}" for row in rows]
+
+    monkeypatch.setattr(Seq2SeqBackbone, "generate", numbers)
+    # Batches of 4, sorted by length; the right answer is good in the even rows.
+    one_task = ("method=seq_lora", "benchmark.order=[colour]", "evaluation.batch_size=4")
+    results, _ = run_stream(config("run", *one_task))
+    said = read_lines(tmp_path / "run" / "predictions" / "after_01_colour__on_01_colour.jsonl")
+    assert [line["id"] for line in said] == [f"colour-test-{i}" for i in range(6)]
+    expected = ["good", "good", "row 2", "row 3", "good", "row 5"]
+    assert [line["prediction"] for line in said] == expected
+    assert [line["score"] for line in said] == [100, 0, 0, 0, 100, 0]
+    assert results["score_matrix"] == [[pytest.approx(100 / 3)]]
 
 
 def test_importance_files_hold_the_fusion(config: Any, tmp_path: Path) -> None:
