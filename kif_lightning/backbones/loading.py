@@ -75,8 +75,8 @@ class Pretrained:
 
     @property
     def public_name(self) -> str:
-        """The name under which others find the same base model; of a folder only its own name."""
-        return self.hub_name if self.path is None else Path(self.path).name
+        """The name under which others find the same base model; ``path`` is a copy of it."""
+        return self.hub_name
 
     @property
     def provenance(self) -> dict[str, Any]:
