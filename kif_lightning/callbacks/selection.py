@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 class SelectBestStep(Callback):
     """Every ``every_steps`` optimizer steps: loss on held-out train rows; at the end the best step.
 
-    Lightning counts the looks in micro-batches: with accumulation and a ragged last step of an epoch
+    Lightning counts the looks in micro-batches: with accumulation and a ragged last step
     they drift off the multiples of ``every_steps``.
 
     Must stand before the fusion callback, so that the selected weights are the ones fused.
