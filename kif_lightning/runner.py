@@ -19,11 +19,11 @@ from kif_lightning.assembly import Parts
 from kif_lightning.callbacks import TaskProgress
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import Boundary, ChecksModule, ReportsBoundary, Task, count_weights
+from kif_lightning.interfaces import ChecksModule, ReportsBoundary, Task, count_weights
 from kif_lightning.module import ContinualModule, LossMean
 from kif_lightning.reporting import stamp
 from kif_lightning.reporting.console import RunConsole
-from kif_lightning.reporting.results import results_record
+from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState
 from kif_lightning.seeding import derive_seed
 from kif_lightning.storage import write_json, write_json_lines
@@ -153,7 +153,7 @@ class StreamRunner:
         for part in (*parts.penalties.values(), *parts.boundary.values()):
             if isinstance(part, ChecksModule):
                 part.check(self.module)
-        self._describe_weights()
+        self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
 
     def begin_task(self, task_index: int) -> None:
         """Everything that precedes a task's fit."""
@@ -321,7 +321,7 @@ class StreamRunner:
             boundary = callback.boundary
             seconds += boundary.seconds
             path = self.folder.path / "importance" / f"{task_index + 1:02d}_{task.name}_{name}.json"
-            write_json(path, _boundary_record(task.name, boundary))
+            write_json(path, boundary_record(task.name, asdict(boundary)))
             if boundary.classes is not None and boundary.weight is not None:
                 kinds = {c: boundary.classes.count(c) for c in sorted(set(boundary.classes))}
                 listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
@@ -413,30 +413,3 @@ class StreamRunner:
         trainable = count_weights(self.parts.adapter.trainable(self.module.model))
         total = count_weights(dict(self.module.model.named_parameters()))
         return {"trainable_weights": trainable, "frozen_weights": total - trainable}
-
-    def _describe_weights(self) -> None:
-        counts = self.weight_counts()
-        trainable = self.parts.adapter.trainable(self.module.model)
-        kinds: dict[str, int] = {}
-        for name in trainable:
-            kind = ".".join(name.removesuffix(".weight").split(".")[-2:])
-            kinds[kind] = kinds.get(kind, 0) + 1
-        shown = sorted(kinds.items(), key=lambda item: -item[1])[:6]
-        listed = ", ".join(f"{number} x {kind}" for kind, number in shown)
-        more = ", ..." if len(kinds) > len(shown) else ""
-        total = sum(counts.values())
-        self.console.say(
-            f"Trainable: {counts['trainable_weights']:,} weights "
-            f"({100 * counts['trainable_weights'] / total:.2f}%) in {len(trainable)} tensors "
-            f"({listed}{more}); frozen: {counts['frozen_weights']:,}."
-        )
-
-
-def _boundary_record(task_name: str, boundary: Boundary) -> dict[str, Any]:
-    """One column a key, units in the same order in all."""
-    record = {key: value for key, value in asdict(boundary).items() if value is not None}
-    plain = {
-        key: value.tolist() if isinstance(value, torch.Tensor) else value
-        for key, value in record.items()
-    }
-    return {"task": task_name, **plain}

@@ -91,9 +91,7 @@ class DecoderBackbone(Pretrained):
             bos_token_id=self.tokenizer.bos_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        answers = ids[:, batch["input_ids"].shape[1] :]
-        texts: list[str] = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self.texts(ids[:, batch["input_ids"].shape[1] :])
 
 
 def _keeps_last_logits(model: nn.Module) -> bool:

@@ -14,7 +14,7 @@ import httpx
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -106,6 +106,11 @@ class Pretrained:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
+
+    def texts(self, answer_ids: Tensor) -> list[str]:
+        """Generated token ids (N, L) as N texts, without special tokens and outer white space."""
+        found: list[str] = self.tokenizer.batch_decode(answer_ids, skip_special_tokens=True)
+        return [text.strip() for text in found]
 
     def protocol(self) -> dict[str, Any]:
         """What decides the prompt's tokens and the decoding."""

@@ -75,5 +75,4 @@ class Seq2SeqBackbone(Pretrained):
             eos_token_id=self.tokenizer.eos_token_id,
             decoder_start_token_id=config.pad_token_id if start is None else start,
         )
-        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self.texts(ids)

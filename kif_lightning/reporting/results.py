@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from torch import Tensor
 
 from kif_lightning.metrics.transfer import FORMULAS, transfer_metrics
 
@@ -30,3 +33,27 @@ def results_record(
         "protocol": protocol,
         "cost": cost,
     }
+
+
+def boundary_record(task_name: str, boundary: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of an importance file: one column a key, units in the same order in all."""
+    columns = {
+        key: value.tolist() if isinstance(value, Tensor) else value
+        for key, value in boundary.items()
+        if value is not None
+    }
+    return {"task": task_name, **columns}
+
+
+def describe_weights(counts: Mapping[str, int], trainable_names: Iterable[str]) -> str:
+    """What is trainable and what frozen, in one sentence; the six commonest kinds are named."""
+    names = list(trainable_names)
+    kinds = Counter(".".join(name.removesuffix(".weight").split(".")[-2:]) for name in names)
+    listed = ", ".join(f"{number} x {kind}" for kind, number in kinds.most_common(6))
+    more = ", ..." if len(kinds) > 6 else ""
+    trainable = counts["trainable_weights"]
+    share = 100 * trainable / (trainable + counts["frozen_weights"])
+    return (
+        f"Trainable: {trainable:,} weights ({share:.2f}%) in {len(names)} tensors "
+        f"({listed}{more}); frozen: {counts['frozen_weights']:,}."
+    )
