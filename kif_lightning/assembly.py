@@ -40,6 +40,12 @@ class Parts:
     schedule: Callable[..., Any]
     metrics: dict[str, Callable[[], TextScore]]
 
+    @property
+    def stand_ins(self) -> list[str]:
+        """Which parts only stand for real ones; every result says so."""
+        kinds = {"data": self.benchmark.stand_in, "model": self.backbone.stand_in}
+        return [f"stand-in {kind}" for kind, stands_in in kinds.items() if stands_in]
+
     def new_score(self, metric: str) -> TextScore:
         """A fresh metric object."""
         return self.metrics[metric]()
@@ -107,6 +113,8 @@ def build_parts(config: DictConfig) -> Parts:
     )
     for name in parts.metrics:
         collect.attempt(partial(parts.new_score, name))
+    if parts.backbone is not None:
+        collect.attempt(parts.backbone.require_available)
     if parts.benchmark is not None:
         collect.attempt(lambda: _check_metrics(parts))
     if not collect.errors:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from kif_lightning.errors import UserError
 from kif_lightning.paths import conf_dir
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
@@ -15,7 +17,8 @@ SLOTS = ("adapter", "importance", "units", "rule", "penalty", "boundary", "selec
 GROUPS = (
     "method",
     *(f"method/{slot}" for slot in SLOTS),
-    *("backbone", "benchmark", "experiment", "trainer", "optim", "evaluation", "logger"),
+    *("backbone", "benchmark", "experiment", "experiment/paper"),
+    *("trainer", "optim", "evaluation", "logger"),
 )
 
 
@@ -38,6 +41,21 @@ def list_options(
             _print_methods(console)
         else:
             console.print(f"{name}: {', '.join(option_names(name))}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+) -> None:
+    """Show finished runs side by side: each task when just learnt and at the end, and metrics."""
+    from kif_lightning.reporting.compare import comparison_table, read_runs
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+    try:
+        console.print(comparison_table(read_runs(runs)))
+    except UserError as error:
+        Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
+        raise typer.Exit(2) from error
 
 
 def option_names(group: str) -> list[str]:

@@ -16,8 +16,39 @@ class UserError(ValueError):
 
     @classmethod
     def joined(cls, errors: Sequence[UserError]) -> UserError:
-        """One error that tells all of ``errors`` at once, one a line."""
-        return cls("\n".join(str(error) for error in errors))
+        """One error that tells all of ``errors``, one a line; missing parts share a line."""
+        missing = [error for error in errors if isinstance(error, MissingPartError)]
+        others = [str(error) for error in errors if not isinstance(error, MissingPartError)]
+        told = [MissingPartError.sentence(missing)] if missing else []
+        return cls("\n".join([*told, *others]))
+
+
+class MissingPartError(UserError):
+    """Data or weights that this machine does not have.
+
+    Args:
+        what: what is missing.
+        bring: how to provide it, an imperative.
+        stand_in: the override that takes the bundled stand-in instead.
+    """
+
+    def __init__(self, *, what: str, bring: str, stand_in: str) -> None:
+        self.what = what
+        self.bring = bring
+        self.stand_in = stand_in
+        super().__init__(self.sentence([self]))
+
+    @staticmethod
+    def sentence(missing: Sequence[MissingPartError]) -> str:
+        """What is missing, and the two ways on: bring it, or take the bundled stand-ins."""
+        what = " and ".join(error.what for error in missing)
+        bring = "; and ".join(error.bring for error in missing)
+        instead = (
+            f"the bundled stand-in with {missing[0].stand_in}"
+            if len(missing) == 1
+            else "bundled stand-ins for all of it with +experiment=long_seq_t5"
+        )
+        return f"Not on this machine: {what}. Either {bring}, or take {instead}."
 
 
 _collected: ContextVar[list[UserError] | None] = ContextVar("collected", default=None)

@@ -55,20 +55,28 @@ Batch = dict[str, Any]
 
 
 class Benchmark(Protocol):
-    """A stream of tasks in a fixed order."""
+    """A stream of tasks in a fixed order; ``stand_in`` marks rows made to stand for real ones."""
 
     name: str
+    stand_in: bool
     order_name: str
     tasks: tuple[Task, ...]
 
 
 class Backbone(Protocol):
-    """A pretrained language model of one family: its tokens, its logits, its decoding."""
+    """A pretrained language model of one family: its tokens, its logits, its decoding.
+
+    ``stand_in`` marks a model made to stand for a real one.
+    """
 
     name: str
+    stand_in: bool
     provenance: Mapping[str, Any]
     task_type: str
     public_name: str
+
+    def require_available(self) -> None:
+        """Raise UserError, soon, if the weights cannot be had here."""
 
     def load_model(self) -> nn.Module:
         """The pretrained weights; a new module each time."""

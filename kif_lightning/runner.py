@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState
 from kif_lightning.seeding import derive_seed
-from kif_lightning.storage import write_json, write_json_lines
+from kif_lightning.storage import write_json, write_json_lines, write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class StreamRunner:
         self.options = options
         self.folder = folder
         self.console = console
+        console.stand_ins = parts.stand_ins
         self.new_logger = new_logger
         self.logger: Logger | None = None
         self.data = ContinualDataModule(
@@ -95,6 +97,8 @@ class StreamRunner:
         :meth:`build` comes first.
         """
         self.logger = self._new_logger()
+        if self.logger is not None:
+            self.logger.log_hyperparams({"stand_ins": self.parts.stand_ins})
         status = "failed"
         try:
             results = self._run()
@@ -211,6 +215,8 @@ class StreamRunner:
         trainer = self.new_trainer([TaskProgress(label=label)], training=False)
         loaders = self.data.evaluation_dataloaders(task_indices)
         trainer.test(self.module, dataloaders=loaders, verbose=False)
+        stand_ins = self.parts.stand_ins
+        stamped = {"stand_ins": stand_ins} if stand_ins else {}
         found = {}
         for place, (index, task) in enumerate(zip(task_indices, tasks, strict=True)):
             answers = self.module.answers[place]
@@ -225,6 +231,7 @@ class StreamRunner:
                         "prediction": answers[i],
                         "reference": row.output,
                         "score": row_scores[i],
+                        **stamped,
                     }
                     for i, row in enumerate(task.test)
                 ],
@@ -321,7 +328,8 @@ class StreamRunner:
             boundary = callback.boundary
             seconds += boundary.seconds
             path = self.folder.path / "importance" / f"{task_index + 1:02d}_{task.name}_{name}.json"
-            write_json(path, boundary_record(task.name, asdict(boundary)))
+            record = boundary_record(task.name, asdict(boundary), self.parts.stand_ins)
+            write_json(path, record)
             if boundary.classes is not None and boundary.weight is not None:
                 kinds = {c: boundary.classes.count(c) for c in sorted(set(boundary.classes))}
                 listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
@@ -352,11 +360,15 @@ class StreamRunner:
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
         if self.options.save_model:
-            self.parts.adapter.save(self.module.model, self.folder.path / "adapter")
+            folder = self.folder.path / "adapter"
+            self.parts.adapter.save(self.module.model, folder)
+            if self.parts.stand_ins:
+                _stamp_model_card(folder / "README.md", self.parts.stand_ins)
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
             tasks=state.tasks,
+            stand_ins=self.parts.stand_ins,
             protocol=self._protocol(),
             cost=self._cost(state),
         )
@@ -413,3 +425,10 @@ class StreamRunner:
         trainable = count_weights(self.parts.adapter.trainable(self.module.model))
         total = count_weights(dict(self.module.model.named_parameters()))
         return {"trainable_weights": trainable, "frozen_weights": total - trainable}
+
+
+def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:
+    """Say at the card's end what the weights were trained on, or with."""
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    note = f"Trained with {' and '.join(stand_ins)}: not a result on a real benchmark."
+    write_text(card, f"{text}\n**{note}**\n")

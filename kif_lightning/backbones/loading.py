@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from kif_lightning.backbones.tokens import Truncation
-from kif_lightning.errors import UserError, require_choice, require_count
+from kif_lightning.errors import MissingPartError, UserError, require_choice, require_count
 
 log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -31,16 +32,17 @@ class Pretrained:
 
     Args:
         name: the config's name.
-        hub_name: the model on the hub.
+        hub_name: the model on the hub; for a bundled one, the name that others see.
         path: a local folder with a saved model; wins over ``source``.
-        source: ``hub``, or ``package``: the GGUF file inside an installed distribution, dequantised
-            on loading.
+        source: ``hub``; ``package``: the GGUF file inside an installed distribution, dequantised on
+            loading; ``bundled``: a stand-in model that is part of this package.
         package: the name of that distribution.
         dtype: of the weights: float32, bfloat16 or float16.
         max_source_tokens: longer prompts are cut.
         max_target_tokens: longer answers are cut in training; caps generation tasks.
         truncation: ``middle`` keeps a prompt's start and end, ``right`` its start alone.
         lora_targets: names of the linear layers LoRA goes to, read by the adapter's config.
+        lr: learning rate that suits the model, read by the optimizer's config.
 
     Raises:
         UserError: unknown dtype, source or truncation, limits below 2, a folder that is not there,
@@ -50,20 +52,21 @@ class Pretrained:
     name: str
     hub_name: str
     path: str | None = None
-    source: Literal["hub", "package"] = "hub"
+    source: Literal["hub", "package", "bundled"] = "hub"
     package: str | None = None
     dtype: str = "float32"
     max_source_tokens: int = 512
     max_target_tokens: int = 128
     truncation: Truncation = "middle"
     lora_targets: Sequence[str] = ()
+    lr: float = 3e-4
 
     def __post_init__(self) -> None:
         require_count("backbone.max_source_tokens", self.max_source_tokens, 2)
         require_count("backbone.max_target_tokens", self.max_target_tokens, 2)
         require_choice("backbone.truncation", self.truncation, ("middle", "right"))
         require_choice("backbone.dtype", self.dtype, _DTYPES)
-        require_choice("backbone.source", self.source, ("hub", "package"))
+        require_choice("backbone.source", self.source, ("hub", "package", "bundled"))
         if self.path is not None:
             if not (Path(self.path) / "config.json").is_file():
                 raise UserError(
@@ -72,6 +75,11 @@ class Pretrained:
                 )
         elif self.source == "package":
             self._gguf_file()
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether these are bundled weights, made to stand for a real model's."""
+        return self.path is None and self.source == "bundled"
 
     @property
     def public_name(self) -> str:
@@ -92,7 +100,25 @@ class Pretrained:
                 "note": "quantised weights, dequantised to full precision on loading",
                 "same_model_on_hub": self.hub_name,
             }
+        if self.source == "bundled":
+            return {
+                "source": "bundled",
+                "name": self.hub_name,
+                "sha256": _sha256(bundled_folder(self.name) / "model.safetensors"),
+            }
         return {"source": "hub", "hub_name": self.hub_name}
+
+    def require_available(self) -> None:
+        """Look, before anything large is read, whether a hub's model is here or within reach.
+
+        Raises:
+            MissingPartError: it is neither in the cache nor reachable.
+        """
+        if self.path is not None or self.source != "hub":
+            return
+        cached = huggingface_hub.try_to_load_from_cache(self.hub_name, "config.json")
+        if not isinstance(cached, str) and not _hub_answers():
+            raise self._unreachable()
 
     def load_pretrained(self, auto_class: type) -> nn.Module:
         """The pretrained module, all weights in ``dtype``."""
@@ -146,13 +172,13 @@ class Pretrained:
                     f"{self.path or self.package}: {_first_line(error)}"
                 ) from error
             if not _hub_answers():
-                raise UserError(self._unreachable()) from error
+                raise self._unreachable() from error
         log.info("Downloading %s from the hub", self.hub_name)
         transformers_logging.enable_progress_bar()
         try:
             return auto_class.from_pretrained(where, **options)
         except (OSError, ValueError) as error:
-            raise UserError(self._unreachable()) from error
+            raise self._unreachable() from error
 
     def _location(self) -> tuple[str, dict[str, Any]]:
         if self.path is not None:
@@ -160,6 +186,8 @@ class Pretrained:
         if self.source == "package":
             file = self._gguf_file()
             return str(file.parent), {"gguf_file": file.name}
+        if self.source == "bundled":
+            return str(bundled_folder(self.name)), {}
         return self.hub_name, {}
 
     def _dequantise(self) -> Mapping[str, Any]:
@@ -183,13 +211,23 @@ class Pretrained:
             f"backbone.source=hub ({self.hub_name}), or backbone.path=FOLDER."
         )
 
-    def _unreachable(self) -> str:
-        return (
-            f"Backbone {self.name} needs the model {self.hub_name}, which is neither in the local "
-            f"cache nor reachable on the hub: fetch it once where there is network ('hf download "
-            f"{self.hub_name}', gated models need 'hf auth login'), or give a saved copy with "
-            "backbone.path=FOLDER, or use another backbone (kif list backbone)."
+    def _unreachable(self) -> MissingPartError:
+        return MissingPartError(
+            what=(
+                f"the model {self.hub_name} of backbone {self.name}, neither in the local cache "
+                "nor reachable on the hub"
+            ),
+            bring=(
+                f"give a saved copy with backbone.path=FOLDER (where there is network: 'hf "
+                f"download {self.hub_name} --local-dir FOLDER'; gated models need 'hf auth login')"
+            ),
+            stand_in="backbone=t5_nano",
         )
+
+
+def bundled_folder(name: str) -> Path:
+    """The folder of a bundled model, for ``from_pretrained``."""
+    return Path(__file__).parent / name
 
 
 def _hub_answers() -> bool:
@@ -197,10 +235,14 @@ def _hub_answers() -> bool:
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return False
     try:
-        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=10)
+        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5)
     except httpx.HTTPError:
         return False
     return True
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from kif_lightning.benchmarks.rows import limit_rows, read_rows
-from kif_lightning.errors import UserError, nearest_names, require_count
+from kif_lightning.benchmarks.orders import check_known, resolve_order
+from kif_lightning.benchmarks.rows import limit_rows, read_rows, require_limits
+from kif_lightning.errors import MissingPartError, UserError
 from kif_lightning.interfaces import Task, TaskKind
 from kif_lightning.seeding import generator
 
@@ -37,6 +38,8 @@ class LocalBenchmark:
         UserError: anything wrong with folder, order, limits or rows, naming the place.
     """
 
+    stand_in = False
+
     def __init__(
         self,
         *,
@@ -52,12 +55,10 @@ class LocalBenchmark:
         force_metric: str | None = None,
     ) -> None:
         self.name = name
-        for key, limit in (("train_rows", train_rows), ("test_rows", test_rows)):
-            if limit is not None:
-                require_count(f"benchmark.{key} (null for all)", limit)
+        require_limits(train_rows, test_rows)
         folder = _existing_folder(name, data_dir)
-        self.order_name, names = _resolve_order(order, orders)
-        _check_known(names, folder)
+        self.order_name, names = resolve_order(order, orders)
+        check_known(names, _task_folders(folder), str(folder))
         from_manifest, from_yaml = _manifest_tasks(folder), tasks or {}
         default = dict(default_task or {"kind": "generation", "metric": "rouge_l"})
         self.tasks: tuple[Task, ...] = tuple(
@@ -74,9 +75,10 @@ class LocalBenchmark:
 
 def _existing_folder(name: str, data_dir: str | None) -> Path:
     if data_dir is None:
-        raise UserError(
-            f"Benchmark {name} needs its rows: give benchmark.data_dir=FOLDER, a folder with "
-            "<task>/train.jsonl and <task>/test.jsonl."
+        raise MissingPartError(
+            what=f"the rows of benchmark {name}",
+            bring="give benchmark.data_dir=FOLDER (with <task>/train.jsonl and <task>/test.jsonl)",
+            stand_in="benchmark=long_sequence_mini",
         )
     folder = Path(data_dir)
     if not folder.is_dir():
@@ -91,39 +93,6 @@ def _existing_folder(name: str, data_dir: str | None) -> Path:
 
 def _task_folders(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in folder.glob("*/train.jsonl"))
-
-
-def _resolve_order(
-    order: str | Sequence[str], orders: Mapping[str, Sequence[str]]
-) -> tuple[str, list[str]]:
-    if isinstance(order, str):
-        if order not in orders:
-            raise UserError(
-                f"benchmark.order={order!r} is no order of this benchmark; "
-                f"{nearest_names(order, orders)}. An own order: 'benchmark.order=[task_a,task_b]'."
-            )
-        return order, list(orders[order])
-    if not isinstance(order, Sequence):
-        raise UserError(f"benchmark.order must be a name or a list of tasks, got {order!r}.")
-    names = [str(name) for name in order]
-    if not names:
-        raise UserError("benchmark.order must name at least one task, got an empty list.")
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise UserError(f"benchmark.order must name a task once, got {', '.join(doubled)} again.")
-    return "own", names
-
-
-def _check_known(names: Sequence[str], folder: Path) -> None:
-    known = _task_folders(folder)
-    problems = [
-        f"benchmark.order names the task {name!r}, which {folder} does not hold; "
-        f"{nearest_names(name, known)}."
-        for name in names
-        if name not in known
-    ]
-    if problems:
-        raise UserError("\n".join(problems))
 
 
 def _manifest_tasks(folder: Path) -> dict[str, dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from kif_lightning.errors import UserError
+from kif_lightning.errors import UserError, require_count
 from kif_lightning.interfaces import Row
 
 _KEYS = ("id", "input", "output")
@@ -60,6 +60,13 @@ def _row(line: str, path: Path, number: int) -> Row:
     if not record["input"].strip():
         raise UserError(f"{where}: 'input' is blank; expected the whole prompt.")
     return Row(id=record["id"], input=record["input"], output=record["output"])
+
+
+def require_limits(train_rows: int | None, test_rows: int | None) -> None:
+    """Raise :class:`UserError` unless both limits are None or at least 1."""
+    for key, limit in (("train_rows", train_rows), ("test_rows", test_rows)):
+        if limit is not None:
+            require_count(f"benchmark.{key} (null for all)", limit)
 
 
 def limit_rows(

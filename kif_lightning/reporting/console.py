@@ -18,6 +18,8 @@ class RunConsole:
         # Rich assumes 80 columns where there is no terminal: too narrow for 15 tasks.
         width = None if sys.stdout.isatty() else 200
         self.console = console or Console(highlight=False, soft_wrap=True, width=width)
+        self.stand_ins: Sequence[str] = ()
+        """What stands for something real in the present run: every table's title names it."""
 
     def say(self, text: str) -> None:
         """One line."""
@@ -38,7 +40,10 @@ class RunConsole:
     ) -> None:
         """Rows: after which task; columns: score on which task, in percent."""
         table = Table(
-            title="Score matrix (percent)", title_justify="left", box=None, padding=(0, 1)
+            title=self._title("Score matrix (percent)"),
+            title_justify="left",
+            box=None,
+            padding=(0, 1),
         )
         table.add_column("after")
         for index, name in enumerate(names):
@@ -51,7 +56,7 @@ class RunConsole:
 
     def metrics(self, metrics: Mapping[str, float], formulas: Mapping[str, str]) -> None:
         """Each metric with its formula."""
-        table = Table(title="Transfer metrics", title_justify="left", box=None)
+        table = Table(title=self._title("Transfer metrics"), title_justify="left", box=None)
         table.add_column("metric")
         table.add_column("percent", justify="right")
         table.add_column(escape("formula (a[i][j]: score on task j after task i)"))
@@ -61,9 +66,18 @@ class RunConsole:
 
     def finished(self, results: Mapping[str, Any]) -> None:
         """Matrix and metrics of a finished run."""
+        self.stand_ins = results["stand_ins"]
         names = [task["name"] for task in results["tasks"]]
         self.score_matrix(names, results["score_matrix"], results["untrained"])
         self.metrics(results["metrics"], results["formulas"])
+
+    def _title(self, text: str) -> str:
+        return stamped(text, self.stand_ins)
+
+
+def stamped(text: str, stand_ins: Sequence[str]) -> str:
+    """A title with what stands for something real behind it."""
+    return " - ".join([text, *([f"on {' and '.join(stand_ins)}"] if stand_ins else [])])
 
 
 def _percent(score: float | None) -> str:

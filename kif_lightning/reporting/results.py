@@ -18,13 +18,18 @@ def results_record(
     score_matrix: Sequence[Sequence[float | None]],
     untrained: Sequence[float | None] | None,
     tasks: Sequence[dict[str, Any]],
+    stand_ins: Sequence[str],
     protocol: dict[str, Any],
     cost: dict[str, Any],
 ) -> dict[str, Any]:
-    """The content of ``results.json``; metrics are recomputed from the matrix."""
+    """The content of ``results.json``; metrics are recomputed from the matrix.
+
+    ``stand_ins`` says which parts only stand for real ones (``stand-in data``, ``stand-in model``).
+    """
     metrics = transfer_metrics(score_matrix, untrained=untrained)
     return {
         "schema_version": SCHEMA_VERSION,
+        "stand_ins": list(stand_ins),
         "score_matrix": [list(row) for row in score_matrix],
         "untrained": None if untrained is None else list(untrained),
         "metrics": metrics,
@@ -35,14 +40,16 @@ def results_record(
     }
 
 
-def boundary_record(task_name: str, boundary: Mapping[str, Any]) -> dict[str, Any]:
+def boundary_record(
+    task_name: str, boundary: Mapping[str, Any], stand_ins: Sequence[str]
+) -> dict[str, Any]:
     """The content of an importance file: one column a key, units in the same order in all."""
     columns = {
         key: value.tolist() if isinstance(value, Tensor) else value
         for key, value in boundary.items()
         if value is not None
     }
-    return {"task": task_name, **columns}
+    return {"task": task_name, "stand_ins": list(stand_ins), **columns}
 
 
 def describe_weights(counts: Mapping[str, int], trainable_names: Iterable[str]) -> str:

@@ -48,6 +48,7 @@ class ToyBenchmark:
     tasks: tuple[Task, ...]
     name: str = "toy"
     order_name: str = "own"
+    stand_in: bool = False
 
 
 def toy_task(

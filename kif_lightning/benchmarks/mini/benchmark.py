@@ -1,0 +1,101 @@
+"""The bundled stream as a benchmark: the grammars' rows, the same on every machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from random import Random
+
+from kif_lightning.benchmarks.mini.tasks import TASKS, MiniTask
+from kif_lightning.benchmarks.orders import check_known, resolve_order
+from kif_lightning.benchmarks.rows import limit_rows, require_limits
+from kif_lightning.interfaces import Row, Task
+from kif_lightning.seeding import generator
+
+DATA_SEED = "long_sequence_mini/1"
+"""Of all rows, whatever the run's seed: results of different seeds are on the same data."""
+POOL = {"test": 500, "train": 2000}
+"""Rows of a split before any limit; test is drawn first, and train draws what test has not."""
+
+
+class MiniBenchmark:
+    """Generated stand-ins for the Long Sequence benchmark's 15 tasks, balanced over their labels.
+
+    Args:
+        name: the config's name.
+        orders: order name -> task names.
+        order: a name of ``orders``, or the task names themselves.
+        train_rows: at most so many train rows a task, class-balanced; None: all 2000.
+        test_rows: the same for test; None: all 500.
+        seed: of the row limits.
+
+    Raises:
+        UserError: an unknown order or task, limits below 1.
+    """
+
+    stand_in = True
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        orders: Mapping[str, Sequence[str]],
+        order: str | Sequence[str],
+        train_rows: int | None = None,
+        test_rows: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        require_limits(train_rows, test_rows)
+        self.name = name
+        self.order_name, names = resolve_order(order, orders)
+        known = {task.name: task for task in TASKS}
+        check_known(names, list(known), f"the bundled stream {name}")
+        limits = {"train": train_rows, "test": test_rows}
+        self.tasks: tuple[Task, ...] = tuple(
+            _task(known[task_name], limits, seed) for task_name in names
+        )
+
+
+def draw_rows(task: MiniTask) -> dict[str, tuple[Row, ...]]:
+    """Split -> all its rows; no input occurs twice, within a split or across them."""
+    seen: set[str] = set()
+    return {split: tuple(_draw(task, split, number, seen)) for split, number in POOL.items()}
+
+
+def _draw(task: MiniTask, split: str, number: int, seen: set[str]) -> list[Row]:
+    random = Random(f"{DATA_SEED}/{task.name}/{split}")
+    rows: list[Row] = []
+    while len(rows) < number:
+        label = task.labels[len(rows) % len(task.labels)]
+        text = task.prompt(random, label)
+        if text not in seen:
+            seen.add(text)
+            rows.append(Row(id=f"{task.name}-{split}-{len(rows)}", input=text, output=label))
+    return rows
+
+
+def _task(task: MiniTask, limits: Mapping[str, int | None], seed: int) -> Task:
+    rows = draw_rows(task)
+    limited = {
+        split: limit_rows(
+            rows[split], limit, balanced=True, generator=generator(seed, task.name, f"{split} rows")
+        )
+        for split, limit in limits.items()
+    }
+    return Task(
+        name=task.name,
+        kind="classification",
+        metric="exact_match",
+        train=limited["train"],
+        test=limited["test"],
+        labels=task.labels,
+        sha256={split: sha256_of(rows[split]) for split in ("train", "test")},
+    )
+
+
+def sha256_of(rows: Sequence[Row]) -> str:
+    """Of the rows as JSON lines."""
+    text = "".join(f"{json.dumps(asdict(row))}\n" for row in rows)
+    return hashlib.sha256(text.encode()).hexdigest()

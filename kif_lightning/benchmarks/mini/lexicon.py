@@ -1,0 +1,315 @@
+"""The words behind the bundled stream's rows. Pretraining of ``t5_nano`` holds them out.
+
+Everything here is everyday English, written for this project; nothing comes from a data set.
+"""
+
+from __future__ import annotations
+
+import re
+
+NAMES = "Anna Ben Clara David Emma Frank Grace Henry Julia Kevin Laura Martin".split()
+TOWNS = "Ashford Brookfield Denton Eastport Fairview Glenwood Hartley Kingsbury".split()
+JOBS = "baker pilot nurse farmer lawyer painter sailor tailor".split()
+
+# --- sentiment --------------------------------------------------------------------------------
+GOOD = (
+    "great wonderful excellent brilliant charming pleasant delightful superb enjoyable impressive "
+    "beautiful perfect amazing clever graceful memorable remarkable splendid"
+).split()
+BAD = (
+    "terrible dull boring weak poor ugly disappointing dreadful foolish lifeless messy painful "
+    "shallow silly stale tedious unpleasant useless"
+).split()
+GOOD_FILM = "unpredictable scary shocking".split()  # ... and bad in a product
+BAD_FILM = "predictable safe simple".split()  # ... and good in a product
+GOOD_PRODUCT = "sturdy handy reliable durable quick smooth".split()
+BAD_PRODUCT = "fragile noisy slow faulty loose rusty".split()
+GOOD_FOOD = "fresh crispy juicy friendly cozy generous".split()
+BAD_FOOD = "greasy soggy burnt bland dirty tasteless".split()
+NEUTRAL = "average ordinary usual standard typical medium".split()
+STRONG = "extremely truly absolutely incredibly".split()
+MILD = "rather quite fairly somewhat".split()
+NEGATIONS = ["not", "never", "hardly", "far from"]
+FILM_PARTS = "plot acting music dialogue ending script cast editing".split()
+FILMS = "film movie drama comedy thriller sequel".split()
+FOOD_PARTS = "soup pasta steak service dessert salad waiter menu".split()
+PLACES_TO_EAT = "diner bistro cafe tavern pizzeria".split()
+PRODUCTS = "kettle blender headset backpack charger toaster keyboard lantern".split()
+PRODUCT_PARTS = "handle cable lid strap battery button zipper switch".split()
+COMPANIONS = "friend brother sister neighbour colleague cousin".split()
+
+# --- topics -----------------------------------------------------------------------------------
+ENTITY_KINDS = {
+    "Company": "manufacturer retailer brewery airline publisher bank insurer supplier".split(),
+    "Educational Institution": "school college university academy seminary kindergarten".split(),
+    "Artist": "singer painter sculptor guitarist composer pianist".split(),
+    "Athlete": "footballer swimmer boxer cyclist gymnast sprinter".split(),
+    "Building": "castle cathedral lighthouse hospital mansion mill".split(),
+    "Village": "village hamlet settlement township parish".split(),
+    "Animal": "beetle frog lizard moth snail spider".split(),
+    "Plant": "shrub fern orchid cactus herb grass".split(),
+}
+SYLLABLES = "bel cor dan fel gar hol jas kel lor mav nor pel ros tar vin wes zor".split()
+ENDINGS = "a in o ton wick ia ley mar".split()
+NEWS = {
+    "World": "president minister treaty embassy rebels election troops border refugees".split(),
+    "Sports": "coach striker league stadium playoff goalkeeper tournament referee champion".split(),
+    "Business": "shares profit merger investors revenue dividend bankruptcy shareholders".split(),
+    "Science or Technology": (
+        "software satellite laboratory microchip researchers browser telescope robot"
+    ).split(),
+}
+NEWS_FRAMES = [
+    "The {0} and the {1} were at the centre of the day, reports from {town} say.",
+    "News about the {0} surprised the {1} in {town} on Monday.",
+    "After a long week in {town}, the {0} still waits for the {1}.",
+    "A story about the {0} and the {1} reached {town} on Friday.",
+]
+ADVICE = {
+    "Health": "headache vitamins doctor fever medicine allergy".split(),
+    "Education & Reference": "homework exam essay scholarship grammar thesis".split(),
+    "Computers & Internet": "laptop password website printer download wifi".split(),
+    "Sports": "goalkeeper tennis marathon coach football penalty".split(),
+    "Business & Finance": "mortgage salary loan taxes invoice savings".split(),
+    "Family & Relationships": "wedding boyfriend divorce girlfriend parents date".split(),
+}
+ADVICE_TITLES = [
+    "What should I do about {0}?",
+    "Is there any help with {0}?",
+    "Why is it always {0}?",
+    "Who knows about {0}?",
+]
+ADVICE_ANSWERS = [
+    "First think about {0}, then about {1}.",
+    "It depends on {0} and on {1}.",
+    "Ask somebody who knows {0} and {1} well.",
+]
+
+# --- events -----------------------------------------------------------------------------------
+EVENTS = {  # verb (base, past): what it is done to
+    ("sell", "sold"): "boat piano house bicycle horse".split(),
+    ("paint", "painted"): "fence door wall portrait boat".split(),
+    ("repair", "repaired"): "roof engine bicycle clock fence".split(),
+    ("visit", "visited"): "museum library farm castle harbour".split(),
+    ("buy", "bought"): "coat lamp horse ticket piano".split(),
+    ("lose", "lost"): "wallet ticket key umbrella ring".split(),
+    ("carry", "carried"): "basket ladder suitcase umbrella lamp".split(),
+    ("find", "found"): "coin key wallet letter map".split(),
+}
+PLACES = "garden market station village kitchen forest office harbour".split()
+TIMES = "in the morning,last week,after lunch,on Sunday,in spring,before dawn".split(",")
+SIZES = [("big", "small"), ("old", "new"), ("clean", "dirty"), ("cheap", "expensive")]
+KNOW = "knows noticed remembers saw discovered".split()
+THINK = "thinks hopes guesses suspects imagines".split()
+DENY = ["wrongly says", "falsely claims", "lies"]
+DUTIES = "repair paint clean open close build choose move store wash".split()
+THINGS = "window bicycle carpet sofa boat kettle roof garden oven mirror drawer shelf".split()
+QUESTION_FRAMES = [
+    "How can I {0} a {1}?",
+    "What is the best way to {0} a {1}?",
+    "Can someone show me how to {0} a {1}?",
+    "I want to {0} a {1}, where do I begin?",
+    "Is it hard to {0} a {1}?",
+]
+COLOURS = "red blue green yellow white black brown purple".split()
+
+# --- word senses: word -> two senses, each (subjects, what happens, endings) -------------------
+SENSES: dict[str, tuple[tuple[list[str], list[str], list[str]], ...]] = {
+    "bank": (
+        (
+            ["The fisherman", "A heron", "The children"],
+            ["rested on the bank", "walked along the bank"],
+            ["of the river", "near the water", "where the stream bends"],
+        ),
+        (
+            ["The clerk", "A customer", "My aunt"],
+            ["went to the bank", "called the bank"],
+            ["about a loan", "to save money", "for some cash"],
+        ),
+    ),
+    "bat": (
+        (
+            ["The hunter", "A child", "Our guide"],
+            ["saw a bat", "heard a bat"],
+            ["in the dark cave", "flying at night", "with tiny wings"],
+        ),
+        (
+            ["The batter", "A player", "Our captain"],
+            ["swung the bat", "broke his bat"],
+            ["in the last game", "and hit the ball", "before the team won"],
+        ),
+    ),
+    "seal": (
+        (
+            ["The sailors", "A whale", "The tourists"],
+            ["watched a seal", "followed the seal"],
+            ["in the cold sea", "on the ice", "eating fish"],
+        ),
+        (
+            ["The king", "A judge", "The secretary"],
+            ["pressed his seal", "broke the seal"],
+            ["on the letter", "of the document", "with red wax"],
+        ),
+    ),
+    "match": (
+        (
+            ["The hiker", "A scout", "The cook"],
+            ["struck a match", "lit a match"],
+            ["to start the fire", "under the wood", "and held the candle"],
+        ),
+        (
+            ["The team", "A player", "The captain"],
+            ["won the match", "lost the match"],
+            ["by two goals", "in the stadium", "against the champions"],
+        ),
+    ),
+    "crane": (
+        (
+            ["A hunter", "The children", "Our guide"],
+            ["saw a crane", "fed the crane"],
+            ["with long legs", "in its nest", "near the lake"],
+        ),
+        (
+            ["The builder", "A worker", "The engineer"],
+            ["drove the crane", "used a crane"],
+            ["to lift the steel", "at the building site", "with heavy loads"],
+        ),
+    ),
+    "mouse": (
+        (
+            ["The cat", "An owl", "My aunt"],
+            ["chased the mouse", "caught a mouse"],
+            ["in the barn", "eating cheese", "with a long tail"],
+        ),
+        (
+            ["The student", "A clerk", "The engineer"],
+            ["clicked the mouse", "moved the mouse"],
+            ["of the computer", "beside the screen", "to open the file"],
+        ),
+    ),
+    "ring": (
+        (
+            ["The bride", "A prince", "The jeweller"],
+            ["wore a ring", "chose a ring"],
+            ["of pure gold", "with a diamond", "for the wedding"],
+        ),
+        (
+            ["The boxer", "A fighter", "The champion"],
+            ["entered the ring", "left the ring"],
+            ["after the punch", "before the first round", "to fight again"],
+        ),
+    ),
+    "nail": (
+        (
+            ["The carpenter", "A builder", "The worker"],
+            ["hit the nail", "needed a nail"],
+            ["with a hammer", "in the board", "to fix the wood"],
+        ),
+        (
+            ["The girl", "A nurse", "The bride"],
+            ["polished her nail", "broke her nail"],
+            ["on her little finger", "on the left hand", "and hurt her thumb"],
+        ),
+    ),
+    "spring": (
+        (
+            ["The farmers", "A gardener", "The birds"],
+            ["waited for spring", "loved the spring"],
+            ["after a cold winter", "when flowers bloom", "before the summer"],
+        ),
+        (
+            ["The mechanic", "A worker", "The engineer"],
+            ["replaced the spring", "stretched a spring"],
+            ["inside the mattress", "made of steel", "under the seat"],
+        ),
+    ),
+    "palm": (
+        (
+            ["The sailors", "A monkey", "The tourists"],
+            ["climbed the palm", "sat under a palm"],
+            ["on the beach", "full of coconuts", "on a sunny island"],
+        ),
+        (
+            ["The nurse", "A beggar", "The girl"],
+            ["held out her palm", "washed her palm"],
+            ["and closed her fingers", "of the right hand", "and touched her thumb"],
+        ),
+    ),
+}
+
+# --- causes and effects: any cause of a theme goes with any effect of it -----------------------
+THEMES: list[tuple[list[str], list[str]]] = [
+    (
+        ["It rained all night", "Dark clouds covered the sky", "A storm reached the town"],
+        ["The streets were wet", "People opened umbrellas", "The picnic was cancelled"],
+    ),
+    (
+        ["The oven was too hot", "The cook forgot the pan", "The bread stayed in the oven"],
+        ["The dinner was burnt", "The kitchen smelled of smoke", "The cook ordered a pizza"],
+    ),
+    (
+        ["The team scored a goal", "The striker hit the ball hard", "The captain won the cup"],
+        ["The fans cheered", "The coach praised the players", "The stadium was full of joy"],
+    ),
+    (
+        ["The patient had a fever", "The child ate bad fish", "The boy broke his arm"],
+        ["The nurse called a doctor", "The hospital gave medicine", "The family felt worried"],
+    ),
+    (
+        ["The pupil studied hard", "The teacher explained the lesson", "The class read the book"],
+        ["The exam was easy", "The grades were high", "The school gave a prize"],
+    ),
+    (
+        ["The car ran out of fuel", "A tire burst on the road", "The engine made a noise"],
+        ["The driver stopped", "The mechanic opened the hood", "The passengers had to walk"],
+    ),
+    (
+        ["The frost came early", "The gardener forgot the plants", "The summer was very dry"],
+        ["The flowers died", "The leaves turned brown", "The harvest was small"],
+    ),
+    (
+        ["The thief broke a window", "Somebody stole the jewels", "The alarm rang at the bank"],
+        ["The police came", "The guard ran to the door", "The robber was arrested"],
+    ),
+    (
+        ["The wind filled the sails", "The captain saw an island", "The waves grew high"],
+        ["The ship went faster", "The sailors pulled the ropes", "The boat turned to the harbour"],
+    ),
+    (
+        ["The singer lost her voice", "The band played a new song", "The piano was out of tune"],
+        ["The concert ended early", "The audience clapped", "The orchestra stopped the music"],
+    ),
+]
+
+FUNCTION_WORDS = frozenset(
+    "a about after against all along always and at by did do does for from full had has he her his "
+    "how i in into is it its many my near never not hardly far of off on or our out over should so "
+    "some somebody someone that the their then there think to too two under up was were what when "
+    "where which who why will with before between can begin best way me show want hard any help "
+    "first second if you your the this these those been be are as an made".split()
+)
+
+
+def entries() -> frozenset[str]:
+    """Every entry of the lexicon, words and phrases, as written."""
+    found: set[str] = set()
+
+    def collect(value: object) -> None:
+        if isinstance(value, str):
+            found.add(value)
+        elif isinstance(value, dict):
+            collect(list(value.items()))
+        elif isinstance(value, list | tuple):
+            for entry in value:
+                collect(entry)
+
+    for name, value in list(globals().items()):
+        if name.isupper() and name not in ("FUNCTION_WORDS", "SYLLABLES", "ENDINGS"):
+            collect(value)
+    return frozenset(found)
+
+
+def held_out_words() -> frozenset[str]:
+    """Every content word of the stream's rows, in lower case."""
+    words = {word for entry in entries() for word in re.findall(r"[a-z]+", entry.lower())}
+    return frozenset(words - FUNCTION_WORDS)

@@ -1,0 +1,361 @@
+"""The grammars of the bundled stream: each draws the body of a prompt for a given label.
+
+No single word, and no single position, tells the label: clauses contrast, negations flip, the
+other topics' words stand by, and the questions ask whether two things agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from kif_lightning.benchmarks.mini import lexicon as words
+
+GOOD_BAD = ("Good", "Bad")
+TRUE_FALSE = ("True", "False")
+LEVELS = ("very negative", "negative", "neutral", "positive", "very positive")
+NLI = ("entailment", "neutral", "contradiction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiniTask:
+    """One task: ``draw(random, label)`` gives the text between instruction and answer."""
+
+    name: str
+    instruction: str
+    labels: tuple[str, ...]
+    draw: Callable[[Random, str], str]
+
+    def prompt(self, random: Random, label: str) -> str:
+        """The whole input of a row whose output is ``label``."""
+        options = ", ".join(self.labels)
+        return f"{self.instruction} Choose one: {options}.\n{self.draw(random, label)}\nAnswer:"
+
+
+# --- sentiment --------------------------------------------------------------------------------
+def _good_bad(random: Random, label: str, extra: tuple[list[str], list[str]]) -> tuple[str, str]:
+    """(an adjective of the label, one of the opposite)."""
+    pools = ([*words.GOOD, *extra[0]], [*words.BAD, *extra[1]])
+    own = GOOD_BAD.index(label)
+    return random.choice(pools[own]), random.choice(pools[1 - own])
+
+
+_FILM_WORDS = (words.GOOD_FILM, words.BAD_FILM)
+
+
+def _imdb(random: Random, label: str) -> str:
+    first, second = random.sample(words.FILM_PARTS, 2)
+    (own, opposite), (again, _) = (_good_bad(random, label, _FILM_WORDS) for _ in range(2))
+    kind = random.choices(("agree", "but", "although", "negated"), (40, 20, 20, 20))[0]
+    opinion = {
+        "agree": f"The {first} was {own} and the {second} was {again}.",
+        "but": f"The {first} was {opposite}, but the {second} was {own}.",
+        "although": f"Although the {first} was {opposite}, the {second} was {own}.",
+        "negated": f"The {first} was {random.choice(words.NEGATIONS)} {opposite}.",
+    }[kind]
+    film, who = random.choice(words.FILMS), random.choice(words.COMPANIONS)
+    return f"I watched this {film} with my {who}. {opinion}"
+
+
+def _sst2(random: Random, label: str) -> str:
+    film = random.choice(words.FILMS)
+    part = random.choice(words.FILM_PARTS)
+    (own, opposite), (again, _) = (_good_bad(random, label, _FILM_WORDS) for _ in range(2))
+    kind = random.choices(("agree", "turn", "negated"), (40, 35, 25))[0]
+    text = {
+        "agree": f"a {own} {film} with {again} {part}",
+        "turn": f"a {opposite} {film}, yet the {part} makes it {own}",
+        "negated": f"a {film} whose {part} is {random.choice(words.NEGATIONS)} {opposite}",
+    }[kind]
+    return f"Text: {text}"
+
+
+def _degree(random: Random, level: str, good: Sequence[str], bad: Sequence[str]) -> str:
+    """'truly fresh' for very positive, 'rather fresh' for positive, 'average' for neutral."""
+    if level == "neutral":
+        return random.choice(words.NEUTRAL)
+    degree = random.choice(words.STRONG if level.startswith("very") else words.MILD)
+    return f"{degree} {random.choice(good if level.endswith('positive') else bad)}"
+
+
+def _two_voices(random: Random, level: str, part: str, good: list[str], bad: list[str]) -> str:
+    """The writer's opinion counts; somebody else's may stand before or after it."""
+    mine = f"I found the {part} {_degree(random, level, good, bad)}."
+    if random.random() < 0.5:
+        return mine
+    other_level = random.choice([other for other in LEVELS if other != level])
+    who = random.choice(words.COMPANIONS)
+    other = f"My {who} called it {_degree(random, other_level, good, bad)}."
+    return f"{mine} {other}" if random.random() < 0.5 else f"{other} {mine}"
+
+
+def _yelp(random: Random, label: str) -> str:
+    good, bad = [*words.GOOD, *words.GOOD_FOOD], [*words.BAD, *words.BAD_FOOD]
+    place, part = random.choice(words.PLACES_TO_EAT), random.choice(words.FOOD_PARTS)
+    town = random.choice(words.TOWNS)
+    return f"Text: We ate at the {place} in {town}. {_two_voices(random, label, part, good, bad)}"
+
+
+def _amazon(random: Random, label: str) -> str:
+    good = [*words.GOOD[:9], *words.GOOD_PRODUCT, *words.BAD_FILM]
+    bad = [*words.BAD[:9], *words.BAD_PRODUCT, *words.GOOD_FILM]
+    product, part = random.choice(words.PRODUCTS), random.choice(words.PRODUCT_PARTS)
+    return f"Title: {product}\nText: {_two_voices(random, label, part, good, bad)}"
+
+
+# --- topics -----------------------------------------------------------------------------------
+def _invented_name(random: Random) -> str:
+    return (
+        random.choice(words.SYLLABLES)
+        + random.choice(words.SYLLABLES)
+        + random.choice(words.ENDINGS)
+    ).capitalize()
+
+
+def _dbpedia(random: Random, label: str) -> str:
+    name, town = _invented_name(random), random.choice(words.TOWNS)
+    kind = random.choice(words.ENTITY_KINDS[label])
+    other_label = random.choice([other for other in words.ENTITY_KINDS if other != label])
+    other = random.choice(words.ENTITY_KINDS[other_label])
+    text = random.choice(
+        (
+            f"{name} is a {kind} near the {other} of {town}.",
+            f"Not far from a {other} in {town}, {name} is a well known {kind}.",
+            f"{name} is a {kind} in {town}. It should not be confused with the {other}.",
+            f"The {other} of {town} shares its name with {name}, which is a {kind}.",
+        )
+    )
+    return f"Title: {name}\nText: {text}"
+
+
+def _topic_words(random: Random, label: str, pools: dict[str, list[str]]) -> list[str]:
+    """Three words: two of the label's topic, one of another, in any order."""
+    own = random.sample(pools[label], 2)
+    other_label = random.choice([other for other in pools if other != label])
+    foreign = [word for word in pools[other_label] if word not in pools[label]]
+    mixed = [*own, random.choice(foreign)]
+    random.shuffle(mixed)
+    return mixed
+
+
+def _agnews(random: Random, label: str) -> str:
+    first, second, third = _topic_words(random, label, words.NEWS)
+    town = random.choice(words.TOWNS)
+    text = random.choice(words.NEWS_FRAMES).format(second, third, town=town)
+    return f"Title: The {first}\nText: {text}"
+
+
+def _yahoo(random: Random, label: str) -> str:
+    first, second, third = _topic_words(random, label, words.ADVICE)
+    title = random.choice(words.ADVICE_TITLES).format(first)
+    text = random.choice(words.ADVICE_ANSWERS).format(second, third)
+    return f"Title: {title}\nAnswer: {text}"
+
+
+# --- inference --------------------------------------------------------------------------------
+def _event(random: Random) -> tuple[str, str, str]:
+    """(verb, its past, its object)."""
+    (base, past), things = random.choice(list(words.EVENTS.items()))
+    return base, past, random.choice(things)
+
+
+def _other(random: Random, pool: Sequence[str], *taken: str) -> str:
+    return random.choice([word for word in pool if word not in taken])
+
+
+def _clause(name: str, base: str, past: str, thing: str, negated: bool) -> str:
+    return f"{name} did not {base} the {thing}" if negated else f"{name} {past} the {thing}"
+
+
+def _sentences(first: str, second: str) -> str:
+    return f"sentence 1: {first}\nsentence 2: {second}"
+
+
+def _mnli(random: Random, label: str) -> str:
+    name = random.choice(words.NAMES)
+    detail = random.choice([f"in the {random.choice(words.PLACES)}", random.choice(words.TIMES)])
+    base, past, thing = _event(random)
+    negated = random.random() < 0.5
+    plain = _clause(name, base, past, thing, negated)
+    if label == "neutral":
+        # Something the first sentence does not tell: another person, or a detail.
+        if negated or random.random() < 0.5:
+            who = _other(random, words.NAMES, name)
+            told = _clause(who, base, past, thing, random.random() < 0.5)
+            return _sentences(f"{plain}.", f"{told}.")
+        return _sentences(f"{plain}.", f"{plain} {detail}.")
+    # What happened with a detail happened; what did not happen did not happen with a detail.
+    second = _clause(name, base, past, thing, negated == (label == "entailment"))
+    if negated:
+        return _sentences(f"{plain}.", f"{second} {detail}.")
+    return _sentences(f"{plain} {detail}.", f"{second}.")
+
+
+def _cb(random: Random, label: str) -> str:
+    speaker, name = random.sample(words.NAMES, 2)
+    base, past, thing = _event(random)
+    negated = random.random() < 0.5
+    if label == "neutral":
+        verb, flipped = random.choice(words.THINK), random.random() < 0.5
+    elif random.random() < 0.6:
+        verb, flipped = random.choice(words.KNOW), negated == (label == "entailment")
+    else:
+        verb, flipped = random.choice(words.DENY), negated != (label == "entailment")
+    first = f"{speaker} {verb} that {_clause(name, base, past, thing, negated)}."
+    return _sentences(first, f"{_clause(name, base, past, thing, flipped)}.")
+
+
+def _rte(random: Random, label: str) -> str:
+    name, witness = random.sample(words.NAMES, 2)
+    town, job = random.choice(words.TOWNS), random.choice(words.JOBS)
+    base, past, thing = _event(random)
+    first = random.choice(
+        (
+            f"{name}, a {job} from {town}, {past} the {thing}, as {witness} says.",
+            f"{witness} says that {name}, a {job} from {town}, {past} the {thing}.",
+        )
+    )
+    told = {"name": name, "job": job, "town": town, "thing": thing}
+    if label == "contradiction":
+        pools = {
+            "name": [witness],
+            "job": words.JOBS,
+            "town": words.TOWNS,
+            "thing": words.EVENTS[base, past],
+        }
+        asked = random.choice(list(pools))
+        told[asked] = _other(random, pools[asked], told[asked])
+    else:
+        asked = random.choice(list(told))
+    second = {
+        "name": f"{told['name']} {past} the {thing}.",
+        "thing": f"{name} {past} the {told['thing']}.",
+        "job": f"{name} is a {told['job']}.",
+        "town": f"{name} comes from {told['town']}.",
+    }[asked]
+    return _sentences(first, second)
+
+
+def _qqp(random: Random, label: str) -> str:
+    duty, thing = random.choice(words.DUTIES), random.choice(words.THINGS)
+    frames = random.sample(words.QUESTION_FRAMES, 2)
+    second = (duty, thing)
+    if label == "False":
+        second = random.choice(
+            (
+                (_other(random, words.DUTIES, duty), thing),
+                (duty, _other(random, words.THINGS, thing)),
+            )
+        )
+    return (
+        f"first sentence: {frames[0].format(duty, thing)}\n"
+        f"second sentence: {frames[1].format(*second)}"
+    )
+
+
+def _wic(random: Random, label: str) -> str:
+    word, senses = random.choice(list(words.SENSES.items()))
+    first = random.randrange(2)
+    second = first if label == "True" else 1 - first
+    texts: list[str] = []
+    for sense in (first, second):
+        while True:
+            text = " ".join(random.choice(part) for part in senses[sense]) + "."
+            if text not in texts:
+                texts.append(text)
+                break
+    return f"word: {word}\n" + "\n".join(texts)
+
+
+def _copa(random: Random, label: str) -> str:
+    own, other = random.sample(words.THEMES, 2)
+    asked = random.randrange(2)  # 1: the effect of a cause; 0: the cause of an effect
+    given = random.choice(own[1 - asked])
+    right, wrong = random.choice(own[asked]), random.choice(other[asked])
+    pair = (right, wrong) if label == "A" else (wrong, right)
+    kind = ("cause", "effect")[asked]
+    return f'Which is the {kind} of "{given}."?\nA: {pair[0]}.\nB: {pair[1]}.'
+
+
+def _boolqa(random: Random, label: str) -> str:
+    things = random.sample(words.THINGS, 3)
+    colours = random.sample(words.COLOURS, 3)
+    asked = random.randrange(3)
+    colour = colours[asked] if label == "True" else _other(random, colours, colours[asked])
+    facts = [f"The {t} is {c}." for t, c in zip(things, colours, strict=True)]
+    return f"question: is the {things[asked]} {colour}\npassage: {' '.join(facts)}"
+
+
+def _multirc(random: Random, label: str) -> str:
+    names = random.sample(words.NAMES, 3)
+    events = [_event(random) for _ in names]
+    while len({event[0] for event in events}) < len(events):
+        events = [_event(random) for _ in names]
+    asked = random.randrange(3)
+    answer = names[asked] if label == "True" else _other(random, names, names[asked])
+    facts = [
+        f"{name} {past} the {thing}." for name, (_, past, thing) in zip(names, events, strict=True)
+    ]
+    _, past, thing = events[asked]
+    return (
+        f"paragraph: {' '.join(facts)}\n"
+        f"question: Who {past} the {thing}?\ncandidate answer: {answer}"
+    )
+
+
+_SENTIMENT = "What is the sentiment of the following paragraph?"
+_TOPIC = "What is the topic of the following paragraph?"
+_LOGIC = "What is the logical relationship between sentence 1 and sentence 2?"
+TASKS: tuple[MiniTask, ...] = (
+    MiniTask(name="mini_mnli", instruction=_LOGIC, labels=NLI, draw=_mnli),
+    MiniTask(
+        name="mini_cb",
+        instruction=_LOGIC,
+        labels=("entailment", "contradiction", "neutral"),
+        draw=_cb,
+    ),
+    MiniTask(
+        name="mini_wic",
+        instruction="Given a word and two sentences, is the word used with the same sense in both?",
+        labels=TRUE_FALSE,
+        draw=_wic,
+    ),
+    MiniTask(
+        name="mini_copa",
+        instruction="Which of the two sentences fits?",
+        labels=("A", "B"),
+        draw=_copa,
+    ),
+    MiniTask(
+        name="mini_qqp",
+        instruction="Have the first sentence and the second sentence the same meaning?",
+        labels=("False", "True"),
+        draw=_qqp,
+    ),
+    MiniTask(
+        name="mini_boolqa",
+        instruction="According to the following passage, is the question true or false?",
+        labels=TRUE_FALSE,
+        draw=_boolqa,
+    ),
+    MiniTask(
+        name="mini_rte", instruction=_LOGIC, labels=("contradiction", "entailment"), draw=_rte
+    ),
+    MiniTask(name="mini_imdb", instruction=_SENTIMENT, labels=GOOD_BAD, draw=_imdb),
+    MiniTask(name="mini_yelp", instruction=_SENTIMENT, labels=LEVELS, draw=_yelp),
+    MiniTask(name="mini_amazon", instruction=_SENTIMENT, labels=LEVELS, draw=_amazon),
+    MiniTask(name="mini_sst2", instruction=_SENTIMENT, labels=GOOD_BAD, draw=_sst2),
+    MiniTask(
+        name="mini_dbpedia", instruction=_TOPIC, labels=tuple(words.ENTITY_KINDS), draw=_dbpedia
+    ),
+    MiniTask(name="mini_agnews", instruction=_TOPIC, labels=tuple(words.NEWS), draw=_agnews),
+    MiniTask(
+        name="mini_multirc",
+        instruction="According to the paragraph and question, is the candidate answer true or "
+        "false?",
+        labels=("False", "True"),
+        draw=_multirc,
+    ),
+    MiniTask(name="mini_yahoo", instruction=_TOPIC, labels=tuple(words.ADVICE), draw=_yahoo),
+)
