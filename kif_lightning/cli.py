@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,11 +47,11 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
 ) -> None:
     """Show finished runs side by side: each task when just learnt and at the end, and metrics."""
-    from kif_lightning.reporting.compare import comparison_table, read_runs
+    from kif_lightning.reporting.compare import read_runs, show_comparison
+    from kif_lightning.reporting.console import RunConsole
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
     try:
-        console.print(comparison_table(read_runs(runs)))
+        show_comparison(read_runs(runs), RunConsole())
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
         raise typer.Exit(2) from error

@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy
 import torch
 from model import END, PAD, new_model, new_optimizer, set_learning_rates
 from sentences import KINDS, sentences
@@ -37,7 +38,10 @@ from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 SEED = 20408
 VOCABULARY = 8192
 SENTINELS = 32
-STEPS, WARMUP, PEAK_RATE = 8000, 300, 2e-2
+PEAK_RATE = 2e-2
+# Step: share of PEAK_RATE, linear between.
+SCHEDULE = {0: 0.003, 300: 0.9625, 3500: 0.5625, 5500: 0.01}
+STEPS = max(SCHEDULE)
 BATCH_TOKENS = 3072
 GENERAL_TEXTS, GENERATED_TEXTS = 700, 1400  # of a pool
 HELD_OUT_SEED = 7
@@ -228,16 +232,16 @@ def main(arguments: argparse.Namespace) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         log, step, seconds, tokens = (saved[k] for k in ("log", "step", "seconds", "tokens"))
     stream = batches(tokenizer, general, start=1_000_000 * step)
-    bar = tqdm(total=arguments.steps, initial=step, mininterval=10)
+    bar = tqdm(total=STEPS, initial=step, mininterval=10)
     began, running = time.perf_counter() - seconds, 0.0
     model.train()
-    while step < arguments.steps:
+    while step < STEPS:
         source, target = next(stream)
         loss = loss_of(model, source, target)[0]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        warm, left = (step + 1) / WARMUP, 1 - step / arguments.steps
-        set_learning_rates(optimizer, PEAK_RATE * min(1.0, warm, max(0.01, left)))
+        share = numpy.interp(step, list(SCHEDULE), list(SCHEDULE.values()))
+        set_learning_rates(optimizer, PEAK_RATE * float(share))
         optimizer.step()
         optimizer.zero_grad()
         step += 1
@@ -245,7 +249,7 @@ def main(arguments: argparse.Namespace) -> None:
         value = loss.item()
         running = 0.98 * running + 0.02 * value if running else value
         bar.update()
-        if step % 250 == 0 or step == arguments.steps:
+        if step % 250 == 0 or step == STEPS:
             seconds = time.perf_counter() - began
             row = {"step": step, "tokens": tokens, "seconds": round(seconds), "loss": running}
             log.append({**row, **measure(model, tokenizer, held_out)})
@@ -255,7 +259,7 @@ def main(arguments: argparse.Namespace) -> None:
             torch.save(state, checkpoint.with_suffix(".tmp"))
             checkpoint.with_suffix(".tmp").replace(checkpoint)
             export(model, tokenizer, Path(arguments.out))
-            write_log(Path(__file__).parent / "results" / "log.json", log, arguments)
+            write_log(Path(__file__).parent / "results" / "log.json", log)
 
 
 def export(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
@@ -268,10 +272,10 @@ def export(model: Any, tokenizer: Tokenizer, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def write_log(path: Path, log: list[dict[str, float]], arguments: argparse.Namespace) -> None:
+def write_log(path: Path, log: list[dict[str, float]]) -> None:
     path.parent.mkdir(exist_ok=True)
     record = {
-        "seed": SEED, "steps": arguments.steps, "date": date.today().isoformat(),
+        "seed": SEED, "steps": STEPS, "date": date.today().isoformat(),
         "hardware": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "torch": re.sub(r"\+.*", "", torch.__version__), "curve": log,
     }  # fmt: skip
@@ -283,5 +287,4 @@ if __name__ == "__main__":
     parser.add_argument("--general", required=True, help="the text that general.py wrote")
     parser.add_argument("--work", required=True, help="folder of tokenizer and checkpoint")
     parser.add_argument("--out", required=True, help="folder of the finished model")
-    parser.add_argument("--steps", type=int, default=STEPS)
     main(parser.parse_args())

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from kif_lightning.errors import UserError
-from kif_lightning.reporting.console import stamped
+from kif_lightning.reporting.console import RunConsole, stamped
 from kif_lightning.storage import read_json
 
 MUST_MATCH = (
@@ -52,15 +51,10 @@ def _check_same_protocol(folders: Sequence[Path], results: Sequence[Mapping[str,
             )
 
 
-def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """One row a task, one column a run: 'at first -> at the end'; then the transfer metrics."""
+def show_comparison(runs: Mapping[str, Mapping[str, Any]], console: RunConsole) -> None:
+    """One row a task, one column a run: 'just learnt -> at the end'; then the transfer metrics."""
     first = next(iter(runs.values()))
-    table = Table(
-        title=stamped("Percent on each task: just learnt -> at the end", first["stand_ins"]),
-        title_justify="left",
-        box=None,
-        padding=(0, 2),
-    )
+    table = Table(box=None, padding=(0, 2))
     table.add_column("")
     for label in runs:
         table.add_column(label, justify="right", no_wrap=True)
@@ -73,10 +67,11 @@ def comparison_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
         table.add_row(name, *["" if value is None else f"{value:.1f}" for value in values])
     minutes = [found["cost"]["seconds"]["total"] / 60 for found in runs.values()]
     table.add_row("minutes", *[f"{value:.1f}" for value in minutes])
-    formulas = [f"{name} = {escape(formula)}" for name, formula in first["formulas"].items()]
-    table.caption = "\n".join(formulas)
-    table.caption_justify = "left"
-    return table
+    title = "Percent on each task, when just learnt -> at the end of the stream"
+    console.say(stamped(title, first["stand_ins"]))
+    console.console.print(table)
+    for name, formula in first["formulas"].items():
+        console.say(f"  {name} = {formula}")
 
 
 def _course(matrix: Sequence[Sequence[float | None]], task: int) -> str:

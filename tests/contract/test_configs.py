@@ -65,6 +65,16 @@ def tiny(tiny_t5: Path, toy_data: Path) -> Tiny:
     return Tiny(tiny_t5, toy_data)
 
 
+def choice(group: str, option: str) -> str:
+    """The command-line word that takes an option; experiments stand in folders of one group."""
+    if group.split("/")[0] == "experiment":
+        return f"+experiment={'/'.join([*group.split('/')[1:], option])}"
+    return f"{group}={option}"
+
+
+EXPERIMENTS = [o for o in OPTIONS if o.parts[0] == "experiment"]
+
+
 def raw(option: str) -> DictConfig:
     loaded = OmegaConf.load(CONF / f"{option}.yaml")
     assert isinstance(loaded, DictConfig)
@@ -79,7 +89,7 @@ def test_the_walk_finds_the_tree() -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.as_posix())
 def test_every_option_composes_and_resolves(option: Path) -> None:
     group = option.parent.as_posix()
-    config = composed(f"{'+' if group == 'experiment' else ''}{group}={option.name}")
+    config = composed(choice(group, option.name))
     assert OmegaConf.missing_keys(config) == set()
     OmegaConf.to_container(config, resolve=True)
 
@@ -144,18 +154,65 @@ def as_written(config: DictConfig) -> Any:
     return OmegaConf.to_container(config, resolve=False)
 
 
-@pytest.mark.parametrize("experiment", of_group("experiment"))
-def test_an_experiment_leaves_the_method_alone(experiment: str) -> None:
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda option: option.as_posix())
+def test_an_experiment_leaves_the_method_alone(experiment: Path) -> None:
     # A method's key would survive 'method=other' on the command line.
-    own = raw(f"experiment/{experiment}")
+    own = raw(experiment.as_posix())
     assert "method" not in own
     overridden = [key for entry in own.defaults if isinstance(entry, DictConfig) for key in entry]
     assert overridden
     assert not [key for key in overridden if re.search(r"/?method(/|$)", str(key))]
+    chosen = choice(experiment.parent.as_posix(), experiment.name)
     for method in ("kif", "seq_lora"):
-        config = composed(f"+experiment={experiment}", f"method={method}")
-        assert as_written(config.method) == as_written(composed(f"method={method}").method)
-    assert config.experiment_name == experiment
+        config = composed(chosen, f"method={method}")
+        plain = composed(f"method={method}").copy()
+        OmegaConf.set_readonly(plain, False)
+        assert as_written(config.method) == as_written(plain.method)
+    assert config.experiment_name == experiment.name
+
+
+PAPERS = [
+    f"{stream}_{backbone}"
+    for stream in ("long_seq", "superni")
+    for backbone in ("t5_base", "t5_large", "t5_xl", "llama2_7b", "llama2_13b")
+]
+
+
+@pytest.mark.parametrize("experiment", PAPERS)
+def test_the_papers_settings(experiment: str) -> None:
+    config = composed(f"+experiment=paper/{experiment}")
+    of_t5 = "_t5_" in experiment
+    assert experiment.endswith(config.backbone.name)
+    assert config.benchmark.name.startswith(experiment.split("_")[0])
+    assert config.benchmark.data_dir is None
+    assert (config.optim.lr, config.lora.r, config.lora.alpha, config.lora.dropout) == (
+        3e-4, 8, 16, 0.05,
+    )  # fmt: skip
+    assert config.optim.batch_size == (8 if of_t5 else 128)
+    assert config.optim.epochs == (1 if of_t5 else 5)
+    assert config.optim.warmup_steps == (50 if of_t5 else 0)
+    assert config.backbone.max_source_tokens == (1024 if of_t5 else 512)
+    assert len(config.backbone.lora_targets) == (2 if of_t5 else 4)
+
+
+def test_the_main_experiment_needs_nothing_but_the_package() -> None:
+    config = composed("+experiment=long_seq_t5")
+    assert (config.backbone.name, config.benchmark.name) == ("t5_nano", "long_sequence_mini")
+    assert (config.method.name, config.benchmark.order) == ("kif", "order1")
+    assert len(config.benchmark.orders.order1) == 15
+
+
+def test_the_stand_ins_orders_are_those_of_the_real_stream() -> None:
+    mini, real = (composed(f"benchmark={name}").benchmark for name in
+                  ("long_sequence_mini", "long_sequence"))  # fmt: skip
+    assert mini.orders.keys() == real.orders.keys()
+    for name, order in real.orders.items():
+        assert [f"mini_{task}" for task in order] == list(mini.orders[name])
+
+
+def test_a_backbone_brings_its_learning_rate() -> None:
+    assert composed("+experiment=long_seq_t5", "backbone=t5_base").optim.lr == 3e-4
+    assert composed("+experiment=long_seq_t5").optim.lr > 3e-4
 
 
 @pytest.mark.parametrize(
@@ -171,7 +228,9 @@ def test_orders_of_a_benchmark(benchmark: str) -> None:
     assert found.order in found.orders
     for name, order in found.orders.items():
         assert len(set(order)) == len(order), name
-    assert set(found.tasks) <= {task for order in found.orders.values() for task in order}
+    assert set(found.get("tasks", {})) <= {
+        task for order in found.orders.values() for task in order
+    }
 
 
 WRONG: dict[str, tuple[Any, str]] = {

@@ -14,7 +14,7 @@ def call(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_mistake_is_one_sentence_and_status_2(tmp_path: Path) -> None:
-    done = call(tmp_path, "kif_lightning", "+experiment=superni_t5")
+    done = call(tmp_path, "kif_lightning", "benchmark=superni", "backbone=t5_nano")
     assert done.returncode == 2
     assert "benchmark.data_dir=FOLDER" in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kif_lightning.errors import (
+    MissingPartError,
     UserError,
     collecting_errors,
     nearest_names,
@@ -121,3 +122,23 @@ def test_collecting_ends_where_another_error_leaves_the_block() -> None:
 )
 def test_the_nearest_names_are_offered(name: str, known: list[str], told: str) -> None:
     assert nearest_names(name, known) == told
+
+
+def missing(part: str) -> MissingPartError:
+    return MissingPartError(what=f"the {part}", bring=f"give {part}=F", stand_in=f"{part}=mini")
+
+
+def test_a_missing_part_is_told_with_two_ways_on() -> None:
+    assert str(missing("rows")) == (
+        "Not on this machine: the rows. Either give rows=F, or take the bundled stand-in with "
+        "rows=mini."
+    )
+
+
+def test_missing_parts_share_a_line_with_the_other_mistakes_below() -> None:
+    told = str(UserError.joined([missing("rows"), UserError("lr is off."), missing("model")]))
+    first, second = told.splitlines()
+    assert "the rows and the model" in first
+    assert "give rows=F; and give model=F" in first
+    assert "+experiment=long_seq_t5" in first
+    assert second == "lr is off."

@@ -196,7 +196,7 @@ SENSES: dict[str, tuple[tuple[list[str], list[str], list[str]], ...]] = {
         (
             ["The boxer", "A fighter", "The champion"],
             ["entered the ring", "left the ring"],
-            ["after the punch", "before the first round", "to fight again"],
+            ["after the punch", "before the first round", "to fight bravely"],
         ),
     ),
     "nail": (

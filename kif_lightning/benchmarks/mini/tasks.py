@@ -47,11 +47,14 @@ _FILM_WORDS = (words.GOOD_FILM, words.BAD_FILM)
 def _imdb(random: Random, label: str) -> str:
     first, second = random.sample(words.FILM_PARTS, 2)
     (own, opposite), (again, _) = (_good_bad(random, label, _FILM_WORDS) for _ in range(2))
-    kind = random.choices(("agree", "but", "although", "negated"), (40, 20, 20, 20))[0]
+    kind = random.choices(("agree", "but", "although", "though", "negated"), (30, 15, 15, 20, 20))[
+        0
+    ]
     opinion = {
         "agree": f"The {first} was {own} and the {second} was {again}.",
         "but": f"The {first} was {opposite}, but the {second} was {own}.",
         "although": f"Although the {first} was {opposite}, the {second} was {own}.",
+        "though": f"The {first} was {own}, though the {second} was {opposite}.",
         "negated": f"The {first} was {random.choice(words.NEGATIONS)} {opposite}.",
     }[kind]
     film, who = random.choice(words.FILMS), random.choice(words.COMPANIONS)
@@ -173,23 +176,28 @@ def _sentences(first: str, second: str) -> str:
 
 
 def _mnli(random: Random, label: str) -> str:
+    """What happened with a detail happened; what did not happen did not happen with a detail."""
     name = random.choice(words.NAMES)
-    detail = random.choice([f"in the {random.choice(words.PLACES)}", random.choice(words.TIMES)])
     base, past, thing = _event(random)
     negated = random.random() < 0.5
-    plain = _clause(name, base, past, thing, negated)
-    if label == "neutral":
-        # Something the first sentence does not tell: another person, or a detail.
-        if negated or random.random() < 0.5:
-            who = _other(random, words.NAMES, name)
-            told = _clause(who, base, past, thing, random.random() < 0.5)
-            return _sentences(f"{plain}.", f"{told}.")
-        return _sentences(f"{plain}.", f"{plain} {detail}.")
-    # What happened with a detail happened; what did not happen did not happen with a detail.
-    second = _clause(name, base, past, thing, negated == (label == "entailment"))
-    if negated:
-        return _sentences(f"{plain}.", f"{second} {detail}.")
-    return _sentences(f"{plain} {detail}.", f"{second}.")
+    detail, another = _detail(random), _detail(random)
+    first_end = f" {detail}" if not negated and random.random() < 0.7 else ""
+    first = f"{_clause(name, base, past, thing, negated)}{first_end}."
+    if label != "neutral":
+        negated_then = negated == (label == "entailment")
+        second_end = f" {detail}" if negated else first_end
+        second_end = second_end if random.random() < 0.5 else ""
+    elif negated or random.random() < 0.6:  # of another person the first sentence tells nothing
+        name, negated_then = _other(random, words.NAMES, name), random.random() < 0.5
+        second_end = f" {another}" if random.random() < 0.5 else ""
+    else:  # nor of another detail
+        negated_then = negated
+        second_end = f" {another}" if another != detail else f" {another} {_detail(random)}"
+    return _sentences(first, f"{_clause(name, base, past, thing, negated_then)}{second_end}.")
+
+
+def _detail(random: Random) -> str:
+    return random.choice([f"in the {random.choice(words.PLACES)}", random.choice(words.TIMES)])
 
 
 def _cb(random: Random, label: str) -> str:

@@ -56,7 +56,7 @@ def test_a_bad_setting_is_told(toy_data: Path, settings: dict[str, Any], parts: 
 
 
 def test_no_folder_at_all() -> None:
-    with pytest.raises(UserError, match=r"toy .*benchmark\.data_dir=FOLDER"):
+    with pytest.raises(UserError, match=r" toy\. .*benchmark\.data_dir=FOLDER"):
         benchmark(None)
 
 

@@ -1,0 +1,89 @@
+"""What ``t5_nano`` was pretrained on holds nothing of the bundled stream's rows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from kif_lightning.benchmarks.mini.benchmark import DATA_SEED
+from kif_lightning.benchmarks.mini.lexicon import FUNCTION_WORDS, entries, held_out_words
+from kif_lightning.benchmarks.mini.tasks import TASKS
+
+FOLDER = Path(__file__).parents[3] / "experiments" / "pretrain_t5_nano"
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+def generated(seed: int, number: int = 12_000) -> list[str]:
+    from sentences import sentences
+
+    return list(sentences(seed, number))
+
+
+def test_the_held_out_words_are_those_of_the_rows() -> None:
+    random = Random(3)
+    held_out = held_out_words()
+    labels = {w for task in TASKS for label in task.labels for w in label.lower().split()}
+    names = re.compile(r"^[a-z]*$")
+    for task in TASKS:
+        for i in range(60):
+            body = task.draw(random, task.labels[i % len(task.labels)]).lower()
+            own = set(re.findall(r"[a-z]+", body)) - held_out - FUNCTION_WORDS - labels
+            # What is left: the frame's own words, and names drawn from syllables.
+            assert all(names.match(word) for word in own)
+            assert not own & {"wonderful", "kettle", "goalkeeper", "painted", "ashford"}
+    assert {"wonderful", "kettle", "goalkeeper", "painted", "ashford", "anna"} <= held_out
+
+
+def test_generated_sentences_use_no_content_word_of_the_rows() -> None:
+    held_out = held_out_words()
+    for seed in (1, 2):
+        found = {word for text in generated(seed) for word in re.findall(r"[a-z]+", text.lower())}
+        assert len(found) > 500
+        assert not found & held_out
+
+
+def test_generated_sentences_hold_no_prompt_and_no_phrase_of_the_rows() -> None:
+    from general import leaks
+
+    assert [text for text in generated(3) if leaks(text.replace("|", ""))] == []
+
+
+def test_the_filter_of_general_english_finds_every_prompt_and_phrase() -> None:
+    from general import leaks
+
+    random = Random(1)
+    for task in TASKS:
+        for label in task.labels:
+            assert leaks(f"He read: {task.prompt(random, label)} {label}")
+            assert leaks(f"... {task.instruction.upper()} ...")
+    phrases = [
+        entry
+        for entry in entries()
+        if " " in entry and "{" not in entry and not FUNCTION_WORDS.issuperset(entry.split())
+    ]
+    assert len(phrases) > 150
+    for phrase in phrases:
+        assert leaks(f"Once upon a time, {phrase}; so they say."), phrase
+    assert not leaks("The bank of a lake is where the land meets the water, more or less.")
+
+
+def test_no_answer_stands_behind_its_prompt_in_a_pretraining_text() -> None:
+    # Answers alone do occur (good, bad, true, animal are words of the language); a prompt never.
+    assert not [text for text in generated(5) if "answer:" in text or "choose one" in text]
+
+
+def test_the_seeds_have_nothing_in_common() -> None:
+    import pretrain
+
+    # Rows come from text seeds of their own, pretraining from numbers.
+    assert str(pretrain.SEED) not in DATA_SEED
+    assert not set(generated(pretrain.SEED, 600)) & {
+        task.draw(Random(f"{DATA_SEED}/{task.name}/test"), task.labels[0]) for task in TASKS
+    }
