@@ -1,6 +1,6 @@
 """Gathers finished runs: a Markdown table over the seeds, and one JSON file with every run.
 
-    python experiments/long_seq_mini/summary.py RUN_ROOT results/NAME.json
+python experiments/long_seq_mini/summary.py RUN_ROOT results/NAME.json
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 import numpy
 import torch
 from model import END, PAD, new_model, new_optimizer, set_learning_rates
-from sentences import KINDS, sentences
+from sentences import KINDS, asked, sentences
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -40,7 +40,8 @@ VOCABULARY = 8192
 SENTINELS = 32
 PEAK_RATE = 2e-2
 # Step: share of PEAK_RATE, linear between.
-SCHEDULE = {0: 0.003, 300: 0.9625, 3500: 0.5625, 5500: 0.01}
+SCHEDULE = {0: 0.003, 300: 0.9625, 3500: 0.5625, 4250: 0.36, 4500: 0.5, 7250: 0.01}
+FRAMED_FROM = 4250  # bare sentences first; from this step on the same knowledge is asked for too
 STEPS = max(SCHEDULE)
 BATCH_TOKENS = 3072
 GENERAL_TEXTS, GENERATED_TEXTS = 700, 1400  # of a pool
@@ -127,7 +128,9 @@ def example(
     return corrupt(ids, noisy, tokenizer.token_to_id("<extra_id_0>"))
 
 
-def batches(tokenizer: Tokenizer, general: list[str], start: int) -> Iterator[tuple[Any, Any]]:
+def batches(
+    tokenizer: Tokenizer, general: list[str], start: int, *, framed: bool
+) -> Iterator[tuple[Any, Any]]:
     """Endless (source, target) batches of about BATCH_TOKENS source tokens, alike in length.
 
     Each pool of texts has a seed of its own, so that a resumed run goes on with fresh ones.
@@ -136,7 +139,7 @@ def batches(tokenizer: Tokenizer, general: list[str], start: int) -> Iterator[tu
     while True:
         random = Random(f"{SEED}/{pool}")
         texts = [random.choice(general) for _ in range(GENERAL_TEXTS)]
-        texts += list(sentences(random.randrange(1 << 40), GENERATED_TEXTS))
+        texts += list(sentences(random.randrange(1 << 40), GENERATED_TEXTS, framed=framed))
         found = [e for text in texts if (e := example(tokenizer, text, random))]
         found.sort(key=lambda pair: len(pair[0]))
         grouped: list[list[tuple[list[int], list[int]]]] = [[]]
@@ -195,15 +198,13 @@ def measure(model: Any, tokenizer: Tokenizer, general: list[str]) -> dict[str, f
     pairs = [e for text in general[:400] if (e := example(tokenizer, text, random))]
     found = {"general_loss": float(loss_of(model, *stack(pairs))[0])}
     texts = list(sentences(HELD_OUT_SEED, 100 * len(KINDS)))
-    for index, kind in enumerate(KINDS):
-        pairs = [
-            e
-            for text in texts[index :: len(KINDS)]
-            if (e := example(tokenizer, text, random, only_keys=True))
-        ]
+    frames = [asked(random) for _ in range(400)]
+    pools = {kind.__name__: texts[i :: len(KINDS)] for i, kind in enumerate(KINDS)}
+    for name, pool in {**pools, "asked": frames}.items():
+        pairs = [e for text in pool if (e := example(tokenizer, text, random, only_keys=True))]
         source, target = stack(pairs)
         right = loss_of(model, source, target)[1]
-        found[kind.__name__] = round(100 * float(right.all(1).float().mean()), 1)
+        found[name] = round(100 * float(right.all(1).float().mean()), 1)
     model.train()
     return found
 
@@ -231,11 +232,13 @@ def main(arguments: argparse.Namespace) -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         log, step, seconds, tokens = (saved[k] for k in ("log", "step", "seconds", "tokens"))
-    stream = batches(tokenizer, general, start=1_000_000 * step)
+    stream = batches(tokenizer, general, 1_000_000 * step, framed=step >= FRAMED_FROM)
     bar = tqdm(total=STEPS, initial=step, mininterval=10)
     began, running = time.perf_counter() - seconds, 0.0
     model.train()
     while step < STEPS:
+        if step == FRAMED_FROM:
+            stream = batches(tokenizer, general, 1_000_000 * step, framed=True)
         source, target = next(stream)
         loss = loss_of(model, source, target)[0]
         loss.backward()

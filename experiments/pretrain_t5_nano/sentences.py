@@ -43,6 +43,14 @@ EVENT_VERBS = [tuple(pair.split()) for pair in VERBS.split(",")]
 THINGS = LEXICON["thing"] + LEXICON["food"]
 PLACES = LEXICON["place"]
 QUALITIES = LEXICON["quality"]
+ASKING = (
+    "how do i {} a {}?",
+    "how could one {} a {}?",
+    "tell us how to {} a {}.",
+    "what must you know to {} a {}?",
+    "who can {} a {}?",
+    "please {} a {} for us.",
+)
 
 
 def _fact(who: str, verb: tuple[str, ...], what: str, negated: bool) -> str:
@@ -95,8 +103,8 @@ def deeds(random: Random) -> str:
     )
 
 
-def consequences(random: Random) -> str:
-    """What follows from a sentence, what it excludes, what it leaves open."""
+def _consequence(random: Random) -> tuple[str, str, str]:
+    """(a sentence, another, whether that follows: correct, wrong or unknown)."""
     who, other = random.sample(NAMES, 2)
     verb, (what, another) = random.choice(EVENT_VERBS), random.sample(THINGS, 2)
     place, far = random.sample(PLACES, 2)
@@ -125,10 +133,8 @@ def consequences(random: Random) -> str:
         )
     )
     if random.random() < 0.3:
-        verdict, opening = (
-            "unknown",
-            f"{other} {random.choice(('wonders if', 'is unsure whether'))} {told}.",
-        )
+        guessed = random.choice(("wonders if", "is unsure whether"))
+        verdict, opening = "unknown", f"{other} {guessed} {told}."
         second = _fact(who, verb, what, random.random() < 0.5)
     elif random.random() < 0.15 and verdict != "unknown":
         verdict = "wrong" if verdict == "correct" else "correct"
@@ -145,15 +151,17 @@ def consequences(random: Random) -> str:
                 f"{who if agrees else other} {verb[1]} the {what}",
             )
         )
-    ending = {
-        "correct": "that is |correct|",
-        "wrong": "that is |wrong|",
-        "unknown": "that is |unknown|",
-    }
+    return opening, second, verdict
+
+
+def consequences(random: Random) -> str:
+    """What follows from a sentence, what it excludes, what it leaves open."""
+    opening, second, verdict = _consequence(random)
+    ending = f"that is |{verdict}|"
     return random.choice(
         (
-            f"{opening} then {second}? {ending[verdict]}.",
-            f"{opening} {second}: {ending[verdict]}.",
+            f"{opening} then {second}? {ending}.",
+            f"{opening} {second}: {ending}.",
             f"it is |{verdict}| whether {second}, for {opening}"
             if verdict == "unknown"
             else f"it is |{verdict}| that {second}, for {opening}",
@@ -161,30 +169,22 @@ def consequences(random: Random) -> str:
     )
 
 
+def _two_questions(random: Random) -> tuple[str, str, bool]:
+    """(a question, another, whether they want the same)."""
+    verb, thing = random.choice(EVENT_VERBS)[0], random.choice(THINGS)
+    first, second = random.sample(ASKING, 2)
+    wanted = (verb, thing)
+    same = random.random() < 0.5
+    if not same and random.random() < 0.5:
+        wanted = (random.choice([v[0] for v in EVENT_VERBS if v[0] != verb]), thing)
+    elif not same:
+        wanted = (verb, random.choice([t for t in THINGS if t != thing]))
+    return first.format(verb, thing), second.format(*wanted), same
+
+
 def questions(random: Random) -> str:
     """Two ways to ask: the same or not."""
-    verb, thing = random.choice(EVENT_VERBS)[0], random.choice(THINGS)
-    asks = random.sample(
-        (
-            "how do i {} a {}?",
-            "how could one {} a {}?",
-            "tell us how to {} a {}.",
-            "what must you know to {} a {}?",
-            "who can {} a {}?",
-            "please {} a {} for us.",
-        ),
-        2,
-    )
-    second = (verb, thing)
-    same = random.random() < 0.5
-    if not same:
-        changed = random.random() < 0.5
-        second = (
-            (random.choice([v[0] for v in EVENT_VERBS if v[0] != verb]), thing)
-            if changed
-            else (verb, random.choice([t for t in THINGS if t != thing]))
-        )
-    first_text, second_text = asks[0].format(verb, thing), asks[1].format(*second)
+    first_text, second_text, same = _two_questions(random)
     verdict = "the same" if same else "something else"
     return random.choice(
         (
@@ -279,9 +279,159 @@ def echoes(random: Random) -> str:
 
 KINDS = (echoes, properties, deeds, consequences, questions, feelings, groups)
 
+# --- the same knowledge, asked for ------------------------------------------------------------
+NOT = ("not", "never", "hardly", "far from")
+YES_NO = (("yes", "no"), ("correct", "wrong"), ("agreed", "denied"), ("accepted", "refused"))
+VERDICTS = (("correct", "unknown", "wrong"), ("certain", "undecided", "excluded"))
+MOODS = (("happy", "unhappy"), ("pleased", "upset"), ("thumbs up", "thumbs down"))
+DEGREES = ("devastated", "unhappy", "neither happy nor unhappy", "happy", "overjoyed")
+HEADS = (
+    "tale,claim,query,note,line,remark,fact,saying,part one,part two,it runs,she adds,quote,"
+    "extract,item,heading,below,above,case,example"
+).split(",")
+REQUESTS = (
+    "study this and tell us what holds.",
+    "do the lines below go together?",
+    "here is a riddle for you.",
+    "what do you make of these lines?",
+    "please assess the next lines.",
+    "consider what is written here.",
+    "how would you call this?",
+    "tell us what this is about.",
+    "does the one agree with the other, so far as we can tell?",
+    "how did they feel about it?",
+)
+ENDINGS = ("reply:", "result:", "verdict:", "outcome:", "so:", "we hold:", "decision:", "reaction:")
+Asked = tuple[list[str], tuple[str, ...], str]
+"""(lines, possible replies, the reply)."""
 
-def sentences(seed: int, number: int) -> Iterator[str]:
-    """``number`` texts, the kinds in turn, from one seed."""
+
+def _ask_property(random: Random) -> Asked:
+    things, kinds = random.sample(THINGS, 3), random.sample(QUALITIES, 3)
+    facts = " ".join(f"the {t} is {q}." for t, q in zip(things, kinds, strict=True))
+    asked, options = random.randrange(3), random.choice(YES_NO)
+    agrees = random.random() < 0.5
+    said = kinds[asked] if agrees else random.choice([k for k in kinds if k != kinds[asked]])
+    claim = random.choice((f"is the {things[asked]} {said}", f"the {things[asked]} is {said}."))
+    lines = [facts, claim]
+    random.shuffle(lines)
+    return lines, options, options[0 if agrees else 1]
+
+
+def _ask_deed(random: Random) -> Asked:
+    names, things = random.sample(NAMES, 3), random.sample(THINGS, 3)
+    verbs = random.sample(EVENT_VERBS, 3)
+    story = " ".join(
+        f"{_fact(n, v, t, False)}." for n, v, t in zip(names, verbs, things, strict=True)
+    )
+    asked, options = random.randrange(3), random.choice(YES_NO)
+    agrees = random.random() < 0.5
+    said = names[asked] if agrees else random.choice([n for n in names if n != names[asked]])
+    deed = f"{verbs[asked][1]} the {things[asked]}"
+    if random.random() < 0.4:
+        return [story, f"who {deed}?"], (), names[asked]
+    lines = [story, *random.choice(([f"who {deed}?", said], [f"{said} {deed}."]))]
+    return lines, options, options[0 if agrees else 1]
+
+
+def _ask_consequence(random: Random) -> Asked:
+    first, second, verdict = _consequence(random)
+    options = random.choice(VERDICTS)
+    place = VERDICTS[0].index(verdict)
+    if verdict != "unknown" and random.random() < 0.3:
+        pair = random.choice(YES_NO)
+        return [first, f"{second}."], pair, pair[0 if place == 0 else 1]
+    return [first, f"{second}."], options, options[place]
+
+
+def _ask_sameness(random: Random) -> Asked:
+    first, second, same = _two_questions(random)
+    options = random.choice((*YES_NO, ("the same", "something else")))
+    return [first, second], options, options[0 if same else 1]
+
+
+def _ask_mood(random: Random) -> Asked:
+    degree = random.randrange(5)
+    pool = NICE if degree > 2 else NASTY
+    word = {0: f"{random.choice(VERY)} ", 1: f"{random.choice(A_BIT)} ", 2: ""}[
+        min(degree, 4 - degree)
+    ]
+    word += random.choice(SO_SO if degree == 2 else pool)
+    thing, name, kin = random.choice(THINGS), random.choice(NAMES), random.choice(KIN)
+    other = random.choice((f" but the {kin} considered it {random.choice(NICE + NASTY)}.", "."))
+    line = f"{random.choice(('we', name, 'they'))} considered the {thing} {word}{other}"
+    if degree in (0, 4) and random.random() < 0.5:
+        options = random.choice(MOODS)
+        first, second = random.choice(pool), random.choice(NASTY if degree > 2 else NICE)
+        line = random.choice(
+            (
+                f"the {thing} was {first}.",
+                f"the {thing} was {second}, but the {random.choice(THINGS)} was {first}.",
+                f"although the {thing} was {second}, the {random.choice(THINGS)} was {first}.",
+                f"the {thing} was {random.choice(NOT)} {second}.",
+                f"a {first} {thing} with {random.choice(pool)} {random.choice(THINGS)}.",
+            )
+        )
+        return [line], options, options[0 if degree == 4 else 1]
+    return [line], DEGREES, DEGREES[degree]
+
+
+def _ask_topic(random: Random) -> Asked:
+    topics = random.sample(list(LEXICON), random.choice((3, 4, 6)))
+    own, other = topics[:2]
+    a, b = random.sample(LEXICON[own], 2)
+    odd, name, place = random.choice(LEXICON[other]), random.choice(NAMES), random.choice(PLACES)
+    mixed = [a, b, odd]
+    random.shuffle(mixed)
+    line = random.choice(
+        (
+            f"{name} is a {a} near the {odd} of {place}.",
+            f"not the {odd} of {place}, but the {a}.",
+            f"the {mixed[0]} and the {mixed[1]} of {place}, then the {mixed[2]}.",
+            f"it was about {mixed[0]}, {mixed[1]} and {mixed[2]}.",
+        )
+    )
+    return [line], tuple(topics), own
+
+
+def _ask_fit(random: Random) -> Asked:
+    own, other = random.sample(list(LEXICON), 2)
+    a, b = random.sample(LEXICON[own], 2)
+    odd = random.choice(LEXICON[other])
+    if random.random() < 0.5:
+        options, fits = random.choice(YES_NO), random.random() < 0.5
+        return [a, b if fits else odd], options, options[0 if fits else 1]
+    first = random.random() < 0.5
+    pair = (b, odd) if first else (odd, b)
+    return (
+        [f"what goes with {a}?", f"one: {pair[0]}", f"two: {pair[1]}"],
+        ("one", "two"),
+        ("one" if first else "two"),
+    )
+
+
+def asked(random: Random) -> str:
+    """A request, lines under headings, perhaps the possible replies, and the reply."""
+    skill = random.choice(
+        (_ask_property, _ask_deed, _ask_consequence, _ask_consequence, _ask_sameness, _ask_mood,
+         _ask_mood, _ask_topic, _ask_fit)
+    )  # fmt: skip
+    lines, options, reply = skill(random)
+    heads = random.sample(HEADS, len(lines))
+    body = " ".join(
+        f"{head}: {line}" if random.random() < 0.8 else line
+        for head, line in zip(heads, lines, strict=True)
+    )
+    opening = random.choice(REQUESTS) if random.random() < 0.8 else ""
+    if options and random.random() < 0.7:
+        listed = ", ".join(random.sample(options, len(options)))
+        opening = f"{opening} {random.choice(('pick from', 'either', 'possible:'))} {listed}."
+    return f"{opening} {body} {random.choice(ENDINGS)} |{reply}|".strip()
+
+
+def sentences(seed: int, number: int, *, framed: bool = False) -> Iterator[str]:
+    """``number`` texts from one seed, the kinds in turn; ``framed``: every second one is asked."""
     random = Random(seed)
     for index in range(number):
-        yield KINDS[index % len(KINDS)](random).replace("a-bit", "a bit")
+        kind = asked if framed and index % 2 else KINDS[(index // (1 + framed)) % len(KINDS)]
+        yield kind(random).replace("a-bit", "a bit")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,14 +16,25 @@ from transformers import AutoModelForSeq2SeqLM
 from kif_lightning.backbones.decoding import greedy_ids
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.tokens import IGNORED, cut, pad_right
+from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Batch, Example, Row
 
 
 @dataclass(kw_only=True)
 class Seq2SeqBackbone(Pretrained):
-    """A T5-like model: prompt in the encoder, answer in the decoder."""
+    """A T5-like model: prompt in the encoder, answer in the decoder.
+
+    Args:
+        mask_token: a mask of the model's span corruption (``<extra_id_0>``): each prompt then ends
+            with it and each answer begins with it, so that a task is the cloze that a model knows
+            which saw nothing but span corruption. None: plain prompt and answer.
+
+    Raises:
+        UserError: from :meth:`encode`, if the tokenizer has no such token.
+    """
 
     task_type = "SEQ_2_SEQ_LM"
+    mask_token: str | None = None
 
     def load_model(self) -> nn.Module:
         """The pretrained module."""
@@ -32,13 +44,32 @@ class Seq2SeqBackbone(Pretrained):
         """Token ids; the tokenizer ends both sides with its end token, which a cut keeps."""
         source = self.tokenizer(row.input)["input_ids"]
         target = self.tokenizer(text_target=row.output)["input_ids"]
-        if self.truncation == "right" and len(source) > self.max_source_tokens:
+        mask = [] if self.mask_token is None else [self._mask_id]
+        limit = self.max_source_tokens - len(mask)
+        if self.truncation == "right" and len(source) > limit:
             # What the tokenizer's own truncation does: the last token stays the end token.
-            source = [*source[: self.max_source_tokens - 1], source[-1]]
+            source = [*source[: limit - 1], source[-1]]
         if len(target) > self.max_target_tokens:
             target = [*target[: self.max_target_tokens - 1], target[-1]]
-        prompt = cut(source, self.max_source_tokens, self.truncation)
-        return Example(prompt_ids=prompt, answer_ids=target)
+        prompt = cut(source, limit, self.truncation)
+        return Example(
+            prompt_ids=[*prompt[:-1], *mask, prompt[-1]] if mask else prompt,
+            answer_ids=[*mask, *target],
+        )
+
+    @cached_property
+    def _mask_id(self) -> int:
+        found: Any = self.tokenizer.convert_tokens_to_ids(str(self.mask_token))
+        if found in (None, self.tokenizer.unk_token_id):
+            raise UserError(
+                f"backbone.mask_token must be a token of the model, got {self.mask_token!r}: use "
+                "<extra_id_0> with a T5, or null."
+            )
+        return int(found)
+
+    def protocol(self) -> dict[str, Any]:
+        """What decides the prompt's tokens and the decoding."""
+        return {**super().protocol(), "mask_token": self.mask_token}
 
     def training_batch(self, examples: Sequence[Example]) -> Batch:
         """``input_ids`` and ``attention_mask`` (N, S), ``labels`` (N, L) with -100 as padding."""

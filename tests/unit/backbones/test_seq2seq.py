@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kif_lightning.backbones import Seq2SeqBackbone
+from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 from tests.helpers.tiny import toy_rows
 
@@ -140,3 +141,32 @@ def test_a_model_is_fresh_and_of_the_dtype_asked_for(tiny_t5: Path) -> None:
         p.data_ptr() for p in second.parameters()
     }
     assert not shared
+
+
+@pytest.mark.parametrize("truncation", ["middle", "right"])
+def test_with_a_mask_token_a_task_is_a_cloze(tiny_t5: Path, truncation: Any) -> None:
+    settings = {"name": "tiny", "hub_name": "tiny/t5", "path": str(tiny_t5)}
+    settings["truncation"] = truncation
+    row = Row(id="0", input="What is the colour? red\nAnswer:", output="good")
+    plain = Seq2SeqBackbone(**settings, max_source_tokens=64).encode(row)
+    cloze = Seq2SeqBackbone(**settings, max_source_tokens=64, mask_token="<pad>")  # noqa: S106
+    mask = cloze.tokenizer.pad_token_id
+    found = cloze.encode(row)
+    assert found.prompt_ids == [*plain.prompt_ids[:-1], mask, plain.prompt_ids[-1]]
+    assert found.answer_ids == [mask, *plain.answer_ids]
+    assert cloze.protocol()["mask_token"] == "<pad>"
+    short = Seq2SeqBackbone(**settings, max_source_tokens=6, mask_token="<pad>")  # noqa: S106
+    cut = short.encode(row).prompt_ids
+    assert len(cut) == 6
+    assert cut[-2:] == [mask, plain.prompt_ids[-1]]
+
+
+def test_a_mask_token_that_the_model_does_not_have(tiny_t5: Path) -> None:
+    backbone = Seq2SeqBackbone(
+        name="tiny",
+        hub_name="tiny/t5",
+        path=str(tiny_t5),
+        mask_token="<mask>",  # noqa: S106
+    )
+    with pytest.raises(UserError, match=r"backbone\.mask_token .*'<mask>'"):
+        backbone.encode(Row(id="0", input="a", output="b"))

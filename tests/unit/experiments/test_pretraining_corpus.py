@@ -23,7 +23,7 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 def generated(seed: int, number: int = 12_000) -> list[str]:
     from sentences import sentences
 
-    return list(sentences(seed, number))
+    return list(sentences(seed, number, framed=True))
 
 
 def test_the_held_out_words_are_those_of_the_rows() -> None:
