@@ -1,6 +1,6 @@
 """The bundled stream's tasks all at once, as one task: what multi-task training reaches.
 
-    PYTHONPATH=experiments/long_seq_mini python -m kif_lightning +experiment=long_seq_t5 \
+PYTHONPATH=experiments/long_seq_mini python -m kif_lightning +experiment=long_seq_t5 \
         method=seq_lora benchmark._target_=joint.joint_mini
 """
 

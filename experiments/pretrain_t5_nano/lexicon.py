@@ -19,6 +19,7 @@ TOPICS = {
     "growing thing": "1:20", "substance": "1:27", "feeling": "1:12", "quality": "3:00",
 }  # fmt: skip
 LIMIT = 160
+PLENTY = {"noun": 5000, "adj": 2500, "verb": 400}  # so many of each, whatever their topic
 
 
 def forms(word: str) -> set[str]:
@@ -51,7 +52,36 @@ def main(folder: Path) -> None:
             and count >= total[word] / 3  # mostly used in this sense
         ]
         lexicon[topic] = sorted(words[:LIMIT])
-    Path(__file__).with_name("words.json").write_text(json.dumps(lexicon, indent=0) + "\n")
+    plenty = {part: common(folder, part, total, held_out) for part in PLENTY}
+    for name, content in (("words", lexicon), ("plenty", plenty)):
+        Path(__file__).with_name(f"{name}.json").write_text(json.dumps(content, indent=0) + "\n")
+
+
+def common(folder: Path, part: str, total: Counter[str], held_out: frozenset[str]) -> list[str]:
+    """The commonest plain words of a part of speech; verbs: with a regular past tense."""
+    lines = (folder / f"index.{part}").read_text().splitlines()
+    words = [line.split()[0] for line in lines if not line.startswith(" ")]
+    irregular = {line.split()[1] for line in (folder / f"{part}.exc").read_text().splitlines()}
+    kept = [
+        word
+        for word in words
+        if word.isalpha()
+        and 2 < len(word) < 12
+        and not forms(word) & held_out
+        and word.rstrip("s") not in held_out
+        and word not in FUNCTION_WORDS
+        and not (part == "verb" and (word in irregular or past(word) in held_out | {""}))
+    ]
+    kept.sort(key=lambda word: (-total[word], word))
+    return [f"{w} {past(w)}" if part == "verb" else w for w in kept[: PLENTY[part]]]
+
+
+def past(verb: str) -> str:
+    """Past tense where the spelling is plain, else nothing."""
+    if verb.endswith("e"):
+        return f"{verb}d"
+    hard = "bcdfghklmnprst"
+    return f"{verb}ed" if verb[-1] in hard and verb[-2] in hard else ""
 
 
 if __name__ == "__main__":

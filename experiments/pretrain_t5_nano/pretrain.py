@@ -22,7 +22,7 @@ from typing import Any
 import numpy
 import torch
 from model import END, PAD, new_model, new_optimizer, set_learning_rates
-from sentences import KINDS, asked, sentences
+from sentences import KINDS, asked, sentences, widen
 from tokenizers import (
     Tokenizer,
     decoders,
@@ -40,8 +40,13 @@ VOCABULARY = 8192
 SENTINELS = 32
 PEAK_RATE = 2e-2
 # Step: share of PEAK_RATE, linear between.
-SCHEDULE = {0: 0.003, 300: 0.9625, 3500: 0.5625, 4250: 0.36, 4500: 0.5, 7250: 0.01}
+SCHEDULE = {
+    0: 0.003, 300: 0.9625, 3500: 0.5625, 4250: 0.36, 4500: 0.5, 5250: 0.366, 5500: 0.55,
+    6000: 0.467, 8000: 0.01,
+}  # fmt: skip
 FRAMED_FROM = 4250  # bare sentences first; from this step on the same knowledge is asked for too
+WIDE_FROM = 5250  # a few hundred words first; from this step on thousands, and texts said twice
+TWICE_SHARE = 0.25  # of general texts
 STEPS = max(SCHEDULE)
 BATCH_TOKENS = 3072
 GENERAL_TEXTS, GENERATED_TEXTS = 700, 1400  # of a pool
@@ -129,7 +134,7 @@ def example(
 
 
 def batches(
-    tokenizer: Tokenizer, general: list[str], start: int, *, framed: bool
+    tokenizer: Tokenizer, general: list[str], start: int, step: int
 ) -> Iterator[tuple[Any, Any]]:
     """Endless (source, target) batches of about BATCH_TOKENS source tokens, alike in length.
 
@@ -139,6 +144,9 @@ def batches(
     while True:
         random = Random(f"{SEED}/{pool}")
         texts = [random.choice(general) for _ in range(GENERAL_TEXTS)]
+        if step >= WIDE_FROM:
+            texts = [f"{t} {t}" if random.random() < TWICE_SHARE else t for t in texts]
+        framed = step >= FRAMED_FROM
         texts += list(sentences(random.randrange(1 << 40), GENERATED_TEXTS, framed=framed))
         found = [e for text in texts if (e := example(tokenizer, text, random))]
         found.sort(key=lambda pair: len(pair[0]))
@@ -232,13 +240,17 @@ def main(arguments: argparse.Namespace) -> None:
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         log, step, seconds, tokens = (saved[k] for k in ("log", "step", "seconds", "tokens"))
-    stream = batches(tokenizer, general, 1_000_000 * step, framed=step >= FRAMED_FROM)
+    stream = batches(tokenizer, general, 1_000_000 * step, step)
+    if step >= WIDE_FROM:
+        widen()
     bar = tqdm(total=STEPS, initial=step, mininterval=10)
     began, running = time.perf_counter() - seconds, 0.0
     model.train()
     while step < STEPS:
-        if step == FRAMED_FROM:
-            stream = batches(tokenizer, general, 1_000_000 * step, framed=True)
+        if step in (FRAMED_FROM, WIDE_FROM):
+            stream = batches(tokenizer, general, 1_000_000 * step, step)
+        if step == WIDE_FROM:
+            widen()
         source, target = next(stream)
         loss = loss_of(model, source, target)[0]
         loss.backward()

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-LEXICON: dict[str, list[str]] = json.loads(Path(__file__).with_name("words.json").read_text())
+HERE = Path(__file__).parent
+LEXICON: dict[str, list[str]] = json.loads((HERE / "words.json").read_text())
 NAMES = (
     "tom mary peter susan paul jane george alice robert helen simon nora oscar ruth walter lucy "
     "philip sarah victor rose edward marie arthur ellen jack kate"
@@ -41,8 +42,8 @@ KIN = "mother father uncle wife husband boss".split()
 OCCASIONS = "trip meal party show journey stay".split()
 EVENT_VERBS = [tuple(pair.split()) for pair in VERBS.split(",")]
 THINGS = LEXICON["thing"] + LEXICON["food"]
-PLACES = LEXICON["place"]
-QUALITIES = LEXICON["quality"]
+PLACES = list(LEXICON["place"])
+QUALITIES = list(LEXICON["quality"])
 ASKING = (
     "how do i {} a {}?",
     "how could one {} a {}?",
@@ -51,6 +52,19 @@ ASKING = (
     "who can {} a {}?",
     "please {} a {} for us.",
 )
+
+
+def widen() -> None:
+    """Draw from thousands of words from now on, whatever their topic.
+
+    A model that sees a few hundred words learns to match those; only many make it match any word.
+    """
+    plenty = json.loads((HERE / "plenty.json").read_text())
+    THINGS.extend(word for word in plenty["noun"] if word not in THINGS)
+    QUALITIES.extend(word for word in plenty["adj"] if word not in QUALITIES)
+    NAMES.extend(word for word in plenty["noun"][200:1200] if word not in NAMES)
+    PLACES.extend(word for word in plenty["noun"][1200:2200] if word not in PLACES)
+    EVENT_VERBS.extend(v for pair in plenty["verb"] if (v := (*pair.split(),)) not in EVENT_VERBS)
 
 
 def _fact(who: str, verb: tuple[str, ...], what: str, negated: bool) -> str:
@@ -287,7 +301,8 @@ MOODS = (("happy", "unhappy"), ("pleased", "upset"), ("thumbs up", "thumbs down"
 DEGREES = ("devastated", "unhappy", "neither happy nor unhappy", "happy", "overjoyed")
 HEADS = (
     "tale,claim,query,note,line,remark,fact,saying,part one,part two,it runs,she adds,quote,"
-    "extract,item,heading,below,above,case,example"
+    "extract,item,heading,below,above,case,example,question,passage,paragraph,text,title,word,"
+    "sentence 1,sentence 2,first sentence,second sentence,candidate answer,a,b"
 ).split(",")
 REQUESTS = (
     "study this and tell us what holds.",
@@ -301,7 +316,26 @@ REQUESTS = (
     "does the one agree with the other, so far as we can tell?",
     "how did they feel about it?",
 )
-ENDINGS = ("reply:", "result:", "verdict:", "outcome:", "so:", "we hold:", "decision:", "reaction:")
+FRAMES = (  # what a request may be like; its words tell nothing
+    "what is the {} of the following {}?",
+    "what is the {} {} between the {} and the {}?",
+    "have the {} and the {} the same {}?",
+    "according to the following {}, is the {} {} or {}?",
+    "according to the {} and {}, is the {} {} or {}?",
+    "given a {} and two {}, is the {} taken with the same {} in both?",
+    "which of the two {} is {}?",
+)
+OFFERS = ("pick from", "either", "possible:", "options:", "take one:", "choices:")
+ENDINGS = ("answer:",) * 8 + (
+    "reply:",
+    "result:",
+    "verdict:",
+    "outcome:",
+    "so:",
+    "we hold:",
+    "decision:",
+    "reaction:",
+)
 Asked = tuple[list[str], tuple[str, ...], str]
 """(lines, possible replies, the reply)."""
 
@@ -422,10 +456,15 @@ def asked(random: Random) -> str:
         f"{head}: {line}" if random.random() < 0.8 else line
         for head, line in zip(heads, lines, strict=True)
     )
-    opening = random.choice(REQUESTS) if random.random() < 0.8 else ""
-    if options and random.random() < 0.7:
+    opening = ""
+    if random.random() < 0.5:
+        opening = random.choice(FRAMES)
+        opening = opening.format(*random.choices(THINGS, k=opening.count("{}")))
+    elif random.random() < 0.8:
+        opening = random.choice(REQUESTS)
+    if options and random.random() < 0.8:
         listed = ", ".join(random.sample(options, len(options)))
-        opening = f"{opening} {random.choice(('pick from', 'either', 'possible:'))} {listed}."
+        opening = f"{opening} {random.choice(OFFERS)} {listed}."
     return f"{opening} {body} {random.choice(ENDINGS)} |{reply}|".strip()
 
 
