@@ -8,9 +8,8 @@ mkdir -p "$1" && work="$(cd "$1" && pwd)"
 export PYTHONPATH="$here/../.."
 if [ ! -f "$work/general.txt" ]; then
   cd "$work"
-  apt-get download wordnet-base wordnet-sense-index dict-devil dict-jargon python3.11-doc
+  apt-get download wordnet-base dict-devil dict-jargon python3.11-doc
   for package in *.deb; do dpkg -x "$package" root; done
-  python "$here/lexicon.py" root/usr/share/wordnet
   python "$here/general.py" root general.partial
   mv general.partial general.txt
 fi

@@ -12,20 +12,14 @@ TOWNS = "Ashford Brookfield Denton Eastport Fairview Glenwood Hartley Kingsbury"
 JOBS = "baker pilot nurse farmer lawyer painter sailor tailor".split()
 
 # --- sentiment --------------------------------------------------------------------------------
-GOOD = (
-    "great wonderful excellent brilliant charming pleasant delightful superb enjoyable impressive "
-    "beautiful perfect amazing clever graceful memorable remarkable splendid"
-).split()
-BAD = (
-    "terrible dull boring weak poor ugly disappointing dreadful foolish lifeless messy painful "
-    "shallow silly stale tedious unpleasant useless"
-).split()
+GOOD = "great wonderful excellent brilliant charming pleasant delightful superb beautiful".split()
+BAD = "terrible dull boring weak poor ugly disappointing dreadful silly".split()
 GOOD_FILM = "unpredictable scary shocking".split()  # ... and bad in a product
 BAD_FILM = "predictable safe simple".split()  # ... and good in a product
-GOOD_PRODUCT = "sturdy handy reliable durable quick smooth".split()
-BAD_PRODUCT = "fragile noisy slow faulty loose rusty".split()
-GOOD_FOOD = "fresh crispy juicy friendly cozy generous".split()
-BAD_FOOD = "greasy soggy burnt bland dirty tasteless".split()
+GOOD_PRODUCT = "sturdy handy reliable durable".split()
+BAD_PRODUCT = "fragile noisy slow faulty".split()
+GOOD_FOOD = "fresh crispy juicy friendly".split()
+BAD_FOOD = "greasy soggy burnt bland".split()
 NEUTRAL = "average ordinary usual standard typical medium".split()
 STRONG = "extremely truly absolutely incredibly".split()
 MILD = "rather quite fairly somewhat".split()
@@ -40,24 +34,22 @@ COMPANIONS = "friend brother sister neighbour colleague cousin".split()
 
 # --- topics -----------------------------------------------------------------------------------
 ENTITY_KINDS = {
-    "Company": "manufacturer retailer brewery airline publisher bank insurer supplier".split(),
-    "Educational Institution": "school college university academy seminary kindergarten".split(),
-    "Artist": "singer painter sculptor guitarist composer pianist".split(),
-    "Athlete": "footballer swimmer boxer cyclist gymnast sprinter".split(),
-    "Building": "castle cathedral lighthouse hospital mansion mill".split(),
-    "Village": "village hamlet settlement township parish".split(),
-    "Animal": "beetle frog lizard moth snail spider".split(),
-    "Plant": "shrub fern orchid cactus herb grass".split(),
+    "Company": "manufacturer retailer brewery airline".split(),
+    "Educational Institution": "school college university academy".split(),
+    "Artist": "singer painter sculptor guitarist".split(),
+    "Athlete": "footballer swimmer boxer cyclist".split(),
+    "Building": "castle cathedral lighthouse hospital".split(),
+    "Village": "village hamlet settlement township".split(),
+    "Animal": "beetle frog lizard spider".split(),
+    "Plant": "shrub fern cactus grass".split(),
 }
 SYLLABLES = "bel cor dan fel gar hol jas kel lor mav nor pel ros tar vin wes zor".split()
 ENDINGS = "a in o ton wick ia ley mar".split()
 NEWS = {
-    "World": "president minister treaty embassy rebels election troops border refugees".split(),
-    "Sports": "coach striker league stadium playoff goalkeeper tournament referee champion".split(),
-    "Business": "shares profit merger investors revenue dividend bankruptcy shareholders".split(),
-    "Science or Technology": (
-        "software satellite laboratory microchip researchers browser telescope robot"
-    ).split(),
+    "World": "president minister treaty embassy rebels election".split(),
+    "Sports": "coach striker league stadium tournament referee".split(),
+    "Business": "shares profit merger investors revenue dividend".split(),
+    "Science or Technology": "software satellite laboratory microchip telescope robot".split(),
 }
 NEWS_FRAMES = [
     "The {0} and the {1} were at the centre of the day, reports from {town} say.",
@@ -163,18 +155,6 @@ SENSES: dict[str, tuple[tuple[list[str], list[str], list[str]], ...]] = {
             ["by two goals", "in the stadium", "against the champions"],
         ),
     ),
-    "crane": (
-        (
-            ["A hunter", "The children", "Our guide"],
-            ["saw a crane", "fed the crane"],
-            ["with long legs", "in its nest", "near the lake"],
-        ),
-        (
-            ["The builder", "A worker", "The engineer"],
-            ["drove the crane", "used a crane"],
-            ["to lift the steel", "at the building site", "with heavy loads"],
-        ),
-    ),
     "mouse": (
         (
             ["The cat", "An owl", "My aunt"],
@@ -187,18 +167,6 @@ SENSES: dict[str, tuple[tuple[list[str], list[str], list[str]], ...]] = {
             ["of the computer", "beside the screen", "to open the file"],
         ),
     ),
-    "ring": (
-        (
-            ["The bride", "A prince", "The jeweller"],
-            ["wore a ring", "chose a ring"],
-            ["of pure gold", "with a diamond", "for the wedding"],
-        ),
-        (
-            ["The boxer", "A fighter", "The champion"],
-            ["entered the ring", "left the ring"],
-            ["after the punch", "before the first round", "to fight bravely"],
-        ),
-    ),
     "nail": (
         (
             ["The carpenter", "A builder", "The worker"],
@@ -209,30 +177,6 @@ SENSES: dict[str, tuple[tuple[list[str], list[str], list[str]], ...]] = {
             ["The girl", "A nurse", "The bride"],
             ["polished her nail", "broke her nail"],
             ["on her little finger", "on the left hand", "and hurt her thumb"],
-        ),
-    ),
-    "spring": (
-        (
-            ["The farmers", "A gardener", "The birds"],
-            ["waited for spring", "loved the spring"],
-            ["after a cold winter", "when flowers bloom", "before the summer"],
-        ),
-        (
-            ["The mechanic", "A worker", "The engineer"],
-            ["replaced the spring", "stretched a spring"],
-            ["inside the mattress", "made of steel", "under the seat"],
-        ),
-    ),
-    "palm": (
-        (
-            ["The sailors", "A monkey", "The tourists"],
-            ["climbed the palm", "sat under a palm"],
-            ["on the beach", "full of coconuts", "on a sunny island"],
-        ),
-        (
-            ["The nurse", "A beggar", "The girl"],
-            ["held out her palm", "washed her palm"],
-            ["and closed her fingers", "of the right hand", "and touched her thumb"],
         ),
     ),
 }
@@ -252,10 +196,6 @@ THEMES: list[tuple[list[str], list[str]]] = [
         ["The fans cheered", "The coach praised the players", "The stadium was full of joy"],
     ),
     (
-        ["The patient had a fever", "The child ate bad fish", "The boy broke his arm"],
-        ["The nurse called a doctor", "The hospital gave medicine", "The family felt worried"],
-    ),
-    (
         ["The pupil studied hard", "The teacher explained the lesson", "The class read the book"],
         ["The exam was easy", "The grades were high", "The school gave a prize"],
     ),
@@ -264,20 +204,8 @@ THEMES: list[tuple[list[str], list[str]]] = [
         ["The driver stopped", "The mechanic opened the hood", "The passengers had to walk"],
     ),
     (
-        ["The frost came early", "The gardener forgot the plants", "The summer was very dry"],
-        ["The flowers died", "The leaves turned brown", "The harvest was small"],
-    ),
-    (
         ["The thief broke a window", "Somebody stole the jewels", "The alarm rang at the bank"],
         ["The police came", "The guard ran to the door", "The robber was arrested"],
-    ),
-    (
-        ["The wind filled the sails", "The captain saw an island", "The waves grew high"],
-        ["The ship went faster", "The sailors pulled the ropes", "The boat turned to the harbour"],
-    ),
-    (
-        ["The singer lost her voice", "The band played a new song", "The piano was out of tune"],
-        ["The concert ended early", "The audience clapped", "The orchestra stopped the music"],
     ),
 ]
 

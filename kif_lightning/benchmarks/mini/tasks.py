@@ -101,8 +101,8 @@ def _yelp(random: Random, label: str) -> str:
 
 
 def _amazon(random: Random, label: str) -> str:
-    good = [*words.GOOD[:9], *words.GOOD_PRODUCT, *words.BAD_FILM]
-    bad = [*words.BAD[:9], *words.BAD_PRODUCT, *words.GOOD_FILM]
+    good = [*words.GOOD, *words.GOOD_PRODUCT, *words.BAD_FILM]
+    bad = [*words.BAD, *words.BAD_PRODUCT, *words.GOOD_FILM]
     product, part = random.choice(words.PRODUCTS), random.choice(words.PRODUCT_PARTS)
     return f"Title: {product}\nText: {_two_voices(random, label, part, good, bad)}"
 
