@@ -46,10 +46,10 @@ ENTITY_KINDS = {
 SYLLABLES = "bel cor dan fel gar hol jas kel lor mav nor pel ros tar vin wes zor".split()
 ENDINGS = "a in o ton wick ia ley mar".split()
 NEWS = {
-    "World": "president minister treaty embassy rebels election".split(),
-    "Sports": "coach striker league stadium tournament referee".split(),
-    "Business": "shares profit merger investors revenue dividend".split(),
-    "Science or Technology": "software satellite laboratory microchip telescope robot".split(),
+    "World": "president minister treaty embassy rebels".split(),
+    "Sports": "coach striker league stadium tournament".split(),
+    "Business": "shares profit merger investors revenue".split(),
+    "Science or Technology": "software satellite laboratory microchip telescope".split(),
 }
 NEWS_FRAMES = [
     "The {0} and the {1} were at the centre of the day, reports from {town} say.",
@@ -58,12 +58,12 @@ NEWS_FRAMES = [
     "A story about the {0} and the {1} reached {town} on Friday.",
 ]
 ADVICE = {
-    "Health": "headache vitamins doctor fever medicine allergy".split(),
-    "Education & Reference": "homework exam essay scholarship grammar thesis".split(),
-    "Computers & Internet": "laptop password website printer download wifi".split(),
-    "Sports": "goalkeeper tennis marathon coach football penalty".split(),
-    "Business & Finance": "mortgage salary loan taxes invoice savings".split(),
-    "Family & Relationships": "wedding boyfriend divorce girlfriend parents date".split(),
+    "Health": "headache vitamins doctor fever".split(),
+    "Education & Reference": "homework exam essay grammar".split(),
+    "Computers & Internet": "laptop password website printer".split(),
+    "Sports": "goalkeeper tennis marathon football".split(),
+    "Business & Finance": "mortgage salary loan taxes".split(),
+    "Family & Relationships": "wedding boyfriend divorce girlfriend".split(),
 }
 ADVICE_TITLES = [
     "What should I do about {0}?",

@@ -12,9 +12,9 @@ from random import Random
 
 from kif_lightning.benchmarks.mini import lexicon as words
 
-GOOD_BAD = ("Good", "Bad")
-TRUE_FALSE = ("True", "False")
-LEVELS = ("very negative", "negative", "neutral", "positive", "very positive")
+MOODS = ("Happy", "Unhappy")
+YES_NO = ("Yes", "No")
+LEVELS = ("devastated", "unhappy", "neutral", "happy", "overjoyed")
 NLI = ("entailment", "neutral", "contradiction")
 
 
@@ -37,7 +37,7 @@ class MiniTask:
 def _good_bad(random: Random, label: str, extra: tuple[list[str], list[str]]) -> tuple[str, str]:
     """(an adjective of the label, one of the opposite)."""
     pools = ([*words.GOOD, *extra[0]], [*words.BAD, *extra[1]])
-    own = GOOD_BAD.index(label)
+    own = MOODS.index(label)
     return random.choice(pools[own]), random.choice(pools[1 - own])
 
 
@@ -47,7 +47,7 @@ _FILM_WORDS = (words.GOOD_FILM, words.BAD_FILM)
 def _imdb(random: Random, label: str) -> str:
     first, second = random.sample(words.FILM_PARTS, 2)
     (own, opposite), (again, _) = (_good_bad(random, label, _FILM_WORDS) for _ in range(2))
-    kind = random.choices(("agree", "but", "although", "though", "negated"), (30, 15, 15, 20, 20))[
+    kind = random.choices(("agree", "but", "although", "though", "negated"), (50, 12, 12, 12, 14))[
         0
     ]
     opinion = {
@@ -65,7 +65,7 @@ def _sst2(random: Random, label: str) -> str:
     film = random.choice(words.FILMS)
     part = random.choice(words.FILM_PARTS)
     (own, opposite), (again, _) = (_good_bad(random, label, _FILM_WORDS) for _ in range(2))
-    kind = random.choices(("agree", "turn", "negated"), (40, 35, 25))[0]
+    kind = random.choices(("agree", "turn", "negated"), (55, 25, 20))[0]
     text = {
         "agree": f"a {own} {film} with {again} {part}",
         "turn": f"a {opposite} {film}, yet the {part} makes it {own}",
@@ -75,11 +75,12 @@ def _sst2(random: Random, label: str) -> str:
 
 
 def _degree(random: Random, level: str, good: Sequence[str], bad: Sequence[str]) -> str:
-    """'truly fresh' for very positive, 'rather fresh' for positive, 'average' for neutral."""
+    """'truly fresh' for overjoyed, 'rather fresh' for happy, 'average' for neutral."""
     if level == "neutral":
         return random.choice(words.NEUTRAL)
-    degree = random.choice(words.STRONG if level.startswith("very") else words.MILD)
-    return f"{degree} {random.choice(good if level.endswith('positive') else bad)}"
+    place = LEVELS.index(level)
+    degree = random.choice(words.STRONG if place in (0, 4) else words.MILD)
+    return f"{degree} {random.choice(good if place > 2 else bad)}"
 
 
 def _two_voices(random: Random, level: str, part: str, good: list[str], bad: list[str]) -> str:
@@ -133,11 +134,13 @@ def _dbpedia(random: Random, label: str) -> str:
 
 
 def _topic_words(random: Random, label: str, pools: dict[str, list[str]]) -> list[str]:
-    """Three words: two of the label's topic, one of another, in any order."""
-    own = random.sample(pools[label], 2)
+    """Three words in any order: two of the label's topic and, four times in five, a foreign one."""
+    own = random.sample(pools[label], 3)
+    if random.random() < 0.2:
+        return own
     other_label = random.choice([other for other in pools if other != label])
     foreign = [word for word in pools[other_label] if word not in pools[label]]
-    mixed = [*own, random.choice(foreign)]
+    mixed = [*own[:2], random.choice(foreign)]
     random.shuffle(mixed)
     return mixed
 
@@ -265,7 +268,7 @@ def _qqp(random: Random, label: str) -> str:
 def _wic(random: Random, label: str) -> str:
     word, senses = random.choice(list(words.SENSES.items()))
     first = random.randrange(2)
-    second = first if label == "True" else 1 - first
+    second = first if label == "Yes" else 1 - first
     texts: list[str] = []
     for sense in (first, second):
         while True:
@@ -281,16 +284,16 @@ def _copa(random: Random, label: str) -> str:
     asked = random.randrange(2)  # 1: the effect of a cause; 0: the cause of an effect
     given = random.choice(own[1 - asked])
     right, wrong = random.choice(own[asked]), random.choice(other[asked])
-    pair = (right, wrong) if label == "A" else (wrong, right)
+    pair = (right, wrong) if label == "One" else (wrong, right)
     kind = ("cause", "effect")[asked]
-    return f'Which is the {kind} of "{given}."?\nA: {pair[0]}.\nB: {pair[1]}.'
+    return f'Which is the {kind} of "{given}."?\none: {pair[0]}.\ntwo: {pair[1]}.'
 
 
 def _boolqa(random: Random, label: str) -> str:
     things = random.sample(words.THINGS, 3)
     colours = random.sample(words.COLOURS, 3)
     asked = random.randrange(3)
-    colour = colours[asked] if label == "True" else _other(random, colours, colours[asked])
+    colour = colours[asked] if label == "Yes" else _other(random, colours, colours[asked])
     facts = [f"The {t} is {c}." for t, c in zip(things, colours, strict=True)]
     return f"question: is the {things[asked]} {colour}\npassage: {' '.join(facts)}"
 
@@ -301,7 +304,7 @@ def _multirc(random: Random, label: str) -> str:
     while len({event[0] for event in events}) < len(events):
         events = [_event(random) for _ in names]
     asked = random.randrange(3)
-    answer = names[asked] if label == "True" else _other(random, names, names[asked])
+    answer = names[asked] if label == "Yes" else _other(random, names, names[asked])
     facts = [
         f"{name} {past} the {thing}." for name, (_, past, thing) in zip(names, events, strict=True)
     ]
@@ -326,13 +329,13 @@ TASKS: tuple[MiniTask, ...] = (
     MiniTask(
         name="mini_wic",
         instruction="Given a word and two sentences, is the word used with the same sense in both?",
-        labels=TRUE_FALSE,
+        labels=YES_NO,
         draw=_wic,
     ),
     MiniTask(
         name="mini_copa",
         instruction="Which of the two sentences fits?",
-        labels=("A", "B"),
+        labels=("One", "Two"),
         draw=_copa,
     ),
     MiniTask(
@@ -343,26 +346,25 @@ TASKS: tuple[MiniTask, ...] = (
     ),
     MiniTask(
         name="mini_boolqa",
-        instruction="According to the following passage, is the question true or false?",
-        labels=TRUE_FALSE,
+        instruction="According to the following passage, is the answer to the question yes or no?",
+        labels=YES_NO,
         draw=_boolqa,
     ),
     MiniTask(
         name="mini_rte", instruction=_LOGIC, labels=("contradiction", "entailment"), draw=_rte
     ),
-    MiniTask(name="mini_imdb", instruction=_SENTIMENT, labels=GOOD_BAD, draw=_imdb),
+    MiniTask(name="mini_imdb", instruction=_SENTIMENT, labels=MOODS, draw=_imdb),
     MiniTask(name="mini_yelp", instruction=_SENTIMENT, labels=LEVELS, draw=_yelp),
     MiniTask(name="mini_amazon", instruction=_SENTIMENT, labels=LEVELS, draw=_amazon),
-    MiniTask(name="mini_sst2", instruction=_SENTIMENT, labels=GOOD_BAD, draw=_sst2),
+    MiniTask(name="mini_sst2", instruction=_SENTIMENT, labels=MOODS, draw=_sst2),
     MiniTask(
         name="mini_dbpedia", instruction=_TOPIC, labels=tuple(words.ENTITY_KINDS), draw=_dbpedia
     ),
     MiniTask(name="mini_agnews", instruction=_TOPIC, labels=tuple(words.NEWS), draw=_agnews),
     MiniTask(
         name="mini_multirc",
-        instruction="According to the paragraph and question, is the candidate answer true or "
-        "false?",
-        labels=("False", "True"),
+        instruction="According to the paragraph and question, is the candidate answer right?",
+        labels=("No", "Yes"),
         draw=_multirc,
     ),
     MiniTask(name="mini_yahoo", instruction=_TOPIC, labels=tuple(words.ADVICE), draw=_yahoo),

@@ -21,8 +21,9 @@ def _scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def generated(seed: int, number: int = 12_000) -> list[str]:
-    from sentences import sentences
+    from sentences import sentences, widen
 
+    widen()
     return list(sentences(seed, number, framed=True))
 
 
@@ -45,7 +46,7 @@ def test_generated_sentences_use_no_content_word_of_the_rows() -> None:
     held_out = held_out_words()
     for seed in (1, 2):
         found = {word for text in generated(seed) for word in re.findall(r"[a-z]+", text.lower())}
-        assert len(found) > 500
+        assert len(found) > 5000
         assert not found & held_out
 
 
@@ -68,7 +69,7 @@ def test_the_filter_of_general_english_finds_every_prompt_and_phrase() -> None:
         for entry in entries()
         if " " in entry and "{" not in entry and not FUNCTION_WORDS.issuperset(entry.split())
     ]
-    assert len(phrases) > 150
+    assert len(phrases) > 100
     for phrase in phrases:
         assert leaks(f"Once upon a time, {phrase}; so they say."), phrase
     assert not leaks("The bank of a lake is where the land meets the water, more or less.")
@@ -76,7 +77,10 @@ def test_the_filter_of_general_english_finds_every_prompt_and_phrase() -> None:
 
 def test_no_answer_stands_behind_its_prompt_in_a_pretraining_text() -> None:
     # Answers alone do occur (good, bad, true, animal are words of the language); a prompt never.
-    assert not [text for text in generated(5) if "answer:" in text or "choose one" in text]
+    prompts = [task.instruction.lower() for task in TASKS]
+    for text in generated(5):
+        assert "choose one" not in text
+        assert not [prompt for prompt in prompts if prompt in text]
 
 
 def test_the_seeds_have_nothing_in_common() -> None:
