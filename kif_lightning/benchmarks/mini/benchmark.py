@@ -16,7 +16,7 @@ from kif_lightning.seeding import generator
 
 DATA_SEED = "long_sequence_mini/1"
 """Of all rows, whatever the run's seed: results of different seeds are on the same data."""
-POOL = {"test": 300, "train": 1200}
+POOL = {"test": 300, "train": 1000}
 """Rows of a split before any limit; test is drawn first, and train draws what test has not."""
 
 
@@ -27,7 +27,7 @@ class MiniBenchmark:
         name: the config's name.
         orders: order name -> task names.
         order: a name of ``orders``, or the task names themselves.
-        train_rows: at most so many train rows a task, class-balanced; None: all 1200.
+        train_rows: at most so many train rows a task, class-balanced; None: all 1000.
         test_rows: the same for test; None: all 300.
         seed: of the row limits.
 

@@ -20,9 +20,9 @@ GOOD_PRODUCT = "sturdy handy reliable durable".split()
 BAD_PRODUCT = "fragile noisy slow faulty".split()
 GOOD_FOOD = "fresh crispy juicy friendly".split()
 BAD_FOOD = "greasy soggy burnt bland".split()
-NEUTRAL = "average ordinary usual standard typical medium".split()
-STRONG = "extremely truly absolutely incredibly".split()
-MILD = "rather quite fairly somewhat".split()
+NEUTRAL = "average ordinary usual".split()
+STRONG = "extremely truly".split()
+MILD = "rather quite".split()
 NEGATIONS = ["not", "never", "hardly", "far from"]
 FILM_PARTS = "plot acting music dialogue ending script cast editing".split()
 FILMS = "film movie drama comedy thriller sequel".split()
@@ -91,9 +91,9 @@ EVENTS = {  # verb (base, past): what it is done to
 PLACES = "garden market station village kitchen forest office harbour".split()
 TIMES = "in the morning,last week,after lunch,on Sunday,in spring,before dawn".split(",")
 SIZES = [("big", "small"), ("old", "new"), ("clean", "dirty"), ("cheap", "expensive")]
-KNOW = "knows noticed remembers saw discovered".split()
-THINK = "thinks hopes guesses suspects imagines".split()
-DENY = ["wrongly says", "falsely claims", "lies"]
+KNOW = "knows noticed remembers".split()
+THINK = "thinks hopes guesses".split()
+DENY = ["wrongly says", "lies"]
 DUTIES = "repair paint clean open close build choose move store wash".split()
 THINGS = "window bicycle carpet sofa boat kettle roof garden oven mirror drawer shelf".split()
 QUESTION_FRAMES = [
@@ -181,33 +181,15 @@ SENSES: dict[str, tuple[tuple[list[str], list[str], list[str]], ...]] = {
     ),
 }
 
-# --- causes and effects: any cause of a theme goes with any effect of it -----------------------
-THEMES: list[tuple[list[str], list[str]]] = [
-    (
-        ["It rained all night", "Dark clouds covered the sky", "A storm reached the town"],
-        ["The streets were wet", "People opened umbrellas", "The picnic was cancelled"],
-    ),
-    (
-        ["The oven was too hot", "The cook forgot the pan", "The bread stayed in the oven"],
-        ["The dinner was burnt", "The kitchen smelled of smoke", "The cook ordered a pizza"],
-    ),
-    (
-        ["The team scored a goal", "The striker hit the ball hard", "The captain won the cup"],
-        ["The fans cheered", "The coach praised the players", "The stadium was full of joy"],
-    ),
-    (
-        ["The pupil studied hard", "The teacher explained the lesson", "The class read the book"],
-        ["The exam was easy", "The grades were high", "The school gave a prize"],
-    ),
-    (
-        ["The car ran out of fuel", "A tire burst on the road", "The engine made a noise"],
-        ["The driver stopped", "The mechanic opened the hood", "The passengers had to walk"],
-    ),
-    (
-        ["The thief broke a window", "Somebody stole the jewels", "The alarm rang at the bank"],
-        ["The police came", "The guard ran to the door", "The robber was arrested"],
-    ),
-]
+# --- causes and effects: verb of EVENTS -> what follows from it ---------------------------------
+EFFECTS = {
+    "sell": "lacks",
+    "buy": "owns",
+    "lose": "misses",
+    "find": "keeps",
+    "repair": "uses",
+    "visit": "praises",
+}
 
 FUNCTION_WORDS = frozenset(
     "a about after against all along always and at by did do does for from full had has he her his "

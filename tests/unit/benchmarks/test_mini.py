@@ -148,4 +148,20 @@ def test_what_does_not_work_is_told(settings: dict[str, Any], told: str) -> None
         stream(**settings)
 
 
-FROZEN: dict[str, str] = {}
+FROZEN: dict[str, str] = {
+    "mini_mnli": "248836e8fca8",
+    "mini_cb": "b24db0dd3374",
+    "mini_wic": "327da9bd81ba",
+    "mini_copa": "8ce7f6d143e8",
+    "mini_qqp": "9c0b97c77140",
+    "mini_boolqa": "6cec4db39595",
+    "mini_rte": "10bc95c246b7",
+    "mini_imdb": "9120a7c836ce",
+    "mini_yelp": "ddc99b40fb28",
+    "mini_amazon": "f3cd10c3de4c",
+    "mini_sst2": "84019913c270",
+    "mini_dbpedia": "33b767a4c156",
+    "mini_agnews": "7b12fba1c500",
+    "mini_multirc": "7c5b0594d212",
+    "mini_yahoo": "cbeed5e6b3bb",
+}
