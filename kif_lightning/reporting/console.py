@@ -45,13 +45,16 @@ class RunConsole:
             box=None,
             padding=(0, 1),
         )
-        table.add_column("after")
-        for index, name in enumerate(names):
-            table.add_column(f"{index + 1} {name}"[:12], justify="right", no_wrap=True)
+        # Numbers head the columns, their names stand in the rows: 15 tasks fit a terminal.
+        digits = 1 if self.console.width >= 24 + 7 * len(names) else 0
+        table.add_column("after", no_wrap=True)
+        for index in range(len(names)):
+            table.add_column(f"{index + 1}", justify="right", no_wrap=True)
         if untrained is not None:
-            table.add_row("(untrained)", *[_percent(score) for score in untrained])
+            table.add_row("(untrained)", *[_percent(score, digits) for score in untrained])
         for index, row in enumerate(matrix):
-            table.add_row(f"{index + 1} {names[index]}", *[_percent(score) for score in row])
+            cells = [_percent(score, digits) for score in row]
+            table.add_row(f"{index + 1} {names[index]}", *cells)
         self.console.print(table)
 
     def metrics(self, metrics: Mapping[str, float], formulas: Mapping[str, str]) -> None:
@@ -80,5 +83,5 @@ def stamped(text: str, stand_ins: Sequence[str]) -> str:
     return " - ".join([text, *([f"on {' and '.join(stand_ins)}"] if stand_ins else [])])
 
 
-def _percent(score: float | None) -> str:
-    return "" if score is None else f"{score:.1f}"
+def _percent(score: float | None, digits: int) -> str:
+    return "" if score is None else f"{score:.{digits}f}"
