@@ -154,7 +154,7 @@ def test_with_a_mask_token_a_task_is_a_cloze(tiny_t5: Path, truncation: Any) -> 
     found = cloze.encode(row)
     assert found.prompt_ids == [*plain.prompt_ids[:-1], mask, plain.prompt_ids[-1]]
     assert found.answer_ids == [mask, *plain.answer_ids]
-    assert cloze.protocol()["mask_token"] == "<pad>"
+    assert cloze.protocol()["mask_token"] == cloze.tokenizer.pad_token
     short = Seq2SeqBackbone(**settings, max_source_tokens=6, mask_token="<pad>")  # noqa: S106
     cut = short.encode(row).prompt_ids
     assert len(cut) == 6
