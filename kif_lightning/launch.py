@@ -148,6 +148,11 @@ def _options(config: DictConfig) -> RunOptions:
         evaluate_next_task=config.evaluation.next_task,
         save_model=config.save_model,
         method_settings=run_settings(config)["method"],
+        lora=run_settings(config)["lora"],
+        optim={
+            key: config.optim[key]
+            for key in ("lr", "weight_decay", "schedule_name", "warmup_steps")
+        },
         trainer=trainer,
     )
 

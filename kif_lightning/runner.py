@@ -48,6 +48,8 @@ class RunOptions:
     evaluate_next_task: bool
     save_model: bool
     method_settings: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -390,6 +392,8 @@ class StreamRunner:
             "prompt_and_decoding": parts.backbone.protocol(),
             "method": options.method,
             "method_settings": options.method_settings,
+            "lora": options.lora,
+            "optim": options.optim,
             "seed": options.seed,
             "epochs": options.epochs,
             "effective_batch": options.batch_size,
@@ -430,5 +434,6 @@ class StreamRunner:
 def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:
     """Say at the card's end what the weights were trained on, or with."""
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    note = f"Trained with {' and '.join(stand_ins)}: not a result on a real benchmark."
-    write_text(card, f"{text}\n**{note}**\n")
+    note = f"Trained with {' and '.join(stand_ins)}: it shows that the method runs, no more."
+    if note not in text:
+        write_text(card, f"{text}\n**{note}**\n")

@@ -2,8 +2,9 @@
 
 Each kind of text shows one thing a language model should know: who did what, which thing has which
 property, what follows from a sentence, what two questions have in common, what somebody's words say
-about a meal. None has the form of a task's prompt. ``|...|`` marks words that follow from the rest:
-span corruption prefers them (salient span masking).
+about a meal. Many are asked for in the layout of a prompt (a request, headings, possible replies),
+none with a task's instruction. ``|...|`` marks words that follow from the rest: span corruption
+prefers them (salient span masking).
 """
 
 from __future__ import annotations

@@ -75,6 +75,11 @@ class Pretrained:
                 )
         elif self.source == "package":
             self._gguf_file()
+        elif self.source == "bundled" and not (bundled_folder(self.name) / "config.json").is_file():
+            raise UserError(
+                f"backbone.source=bundled needs a model that is part of this package, got "
+                f"{self.name}: use backbone=t5_nano, or backbone.source=hub."
+            )
 
     @property
     def stand_in(self) -> bool:
@@ -169,7 +174,7 @@ class Pretrained:
             if self.path is not None or self.source != "hub":
                 raise UserError(
                     f"The model of backbone {self.name} could not be read from "
-                    f"{self.path or self.package}: {_first_line(error)}"
+                    f"{self.path or self.package or where}: {_first_line(error)}"
                 ) from error
             if not _hub_answers():
                 raise self._unreachable() from error

@@ -49,8 +49,9 @@ class Seq2SeqBackbone(Pretrained):
         if self.truncation == "right" and len(source) > limit:
             # What the tokenizer's own truncation does: the last token stays the end token.
             source = [*source[: limit - 1], source[-1]]
-        if len(target) > self.max_target_tokens:
-            target = [*target[: self.max_target_tokens - 1], target[-1]]
+        room = self.max_target_tokens - len(mask)
+        if len(target) > room:
+            target = [*target[: room - 1], target[-1]]
         prompt = cut(source, limit, self.truncation)
         return Example(
             prompt_ids=[*prompt[:-1], *mask, prompt[-1]] if mask else prompt,

@@ -69,7 +69,7 @@ class RunConsole:
 
     def finished(self, results: Mapping[str, Any]) -> None:
         """Matrix and metrics of a finished run."""
-        self.stand_ins = results["stand_ins"]
+        self.stand_ins = results.get("stand_ins", [])
         names = [task["name"] for task in results["tasks"]]
         self.score_matrix(names, results["score_matrix"], results["untrained"])
         self.metrics(results["metrics"], results["formulas"])

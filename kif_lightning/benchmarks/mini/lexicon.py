@@ -90,7 +90,6 @@ EVENTS = {  # verb (base, past): what it is done to
 }
 PLACES = "garden market station village kitchen forest office harbour".split()
 TIMES = "in the morning,last week,after lunch,on Sunday,in spring,before dawn".split(",")
-SIZES = [("big", "small"), ("old", "new"), ("clean", "dirty"), ("cheap", "expensive")]
 KNOW = "knows noticed remembers".split()
 THINK = "thinks hopes guesses".split()
 DENY = ["wrongly says", "lies"]

@@ -90,9 +90,13 @@ def cues(train: Sequence[Row]) -> dict[str, Callable[[Row], Hashable]]:
 
 @every_task
 def test_no_single_cue_solves_a_task(task: MiniTask) -> None:
-    train, test = rows_of(task)["train"][:1000], rows_of(task)["test"][:250]
-    best = max((rule_accuracy(train, test, cue), name) for name, cue in cues(train).items())
-    assert best[0] <= 0.75, best
+    train, test = rows_of(task)["train"], rows_of(task)["test"]
+    found = {name: rule_accuracy(train, test, cue) for name, cue in cues(train).items()}
+    by_place = {name: value for name, value in found.items() if name.startswith("word ")}
+    others = {name: value for name, value in found.items() if name not in by_place}
+    # The README tells these bounds.
+    assert max(others.values()) <= 0.65, max(others.items(), key=lambda item: item[1])
+    assert max(by_place.values()) <= 0.81, max(by_place.items(), key=lambda item: item[1])
 
 
 def test_the_search_for_cues_finds_one() -> None:

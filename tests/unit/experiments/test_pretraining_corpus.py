@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from kif_lightning.benchmarks.mini.benchmark import DATA_SEED
 from kif_lightning.benchmarks.mini.lexicon import (
     FUNCTION_WORDS,
     SYLLABLES,
@@ -81,21 +80,3 @@ def test_the_filter_of_general_english_finds_every_prompt_and_phrase() -> None:
     for phrase in phrases:
         assert leaks(f"Once upon a time, {phrase}; so they say."), phrase
     assert not leaks("The bank of a lake is where the land meets the water, more or less.")
-
-
-def test_no_answer_stands_behind_its_prompt_in_a_pretraining_text() -> None:
-    # Answers alone do occur (good, bad, true, animal are words of the language); a prompt never.
-    prompts = [task.instruction.lower() for task in TASKS]
-    for text in generated(5):
-        assert "choose one" not in text
-        assert not [prompt for prompt in prompts if prompt in text]
-
-
-def test_the_seeds_have_nothing_in_common() -> None:
-    import pretrain
-
-    # Rows come from text seeds of their own, pretraining from numbers.
-    assert str(pretrain.SEED) not in DATA_SEED
-    assert not set(generated(pretrain.SEED, 600)) & {
-        task.draw(Random(f"{DATA_SEED}/{task.name}/test"), task.labels[0]) for task in TASKS
-    }

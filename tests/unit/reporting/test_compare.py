@@ -77,16 +77,38 @@ def test_another_protocol_is_refused(key: str, tmp_path: Path) -> None:
 def test_two_runs_of_one_method_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     same = record("plain")
     folders = [folder(tmp_path / name, copy.deepcopy(same)) for name in ("a", "b")]
-    assert list(read_runs(folders)) == [str(path) for path in folders]
+    assert [label for label, _ in read_runs(folders)] == [str(path) for path in folders]
+
+
+def test_what_a_method_fixes_is_part_of_the_method(tmp_path: Path) -> None:
+    folders = [
+        folder(tmp_path / name, record(name, prompt_and_decoding={"truncation": cut, "limit": 9}))
+        for name, cut in (("plain", "middle"), ("protected", "right"))
+    ]
+    assert len(read_runs(folders)) == 2
+
+
+def test_a_metric_that_only_one_run_has_is_shown(tmp_path: Path) -> None:
+    richer = record("protected")
+    richer["formulas"]["extra"] = "a formula"
+    richer["metrics"]["extra"] = 12.5
+    text = shown(folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", richer))
+    assert "12.5" in text
+    assert "extra = a formula" in text
 
 
 def test_the_command_tells_mistakes_in_a_sentence(tmp_path: Path) -> None:
     done = folder(tmp_path / "a", record("plain"))
-    for arguments, told in (([done], "at least two"), ([done, tmp_path / "no"], "no results.json")):
+    for arguments, told in (
+        ([done], "at least two different"),
+        ([done, done], "at least two different"),
+        ([done, tmp_path / "no"], "no results.json"),
+    ):
         result = CliRunner().invoke(app, ["compare", *map(str, arguments)])
         assert result.exit_code == 2
         assert told in result.output
         assert "Traceback" not in result.output
-    both = CliRunner().invoke(app, ["compare", str(done), str(done)])
+    other = folder(tmp_path / "b", record("protected"))
+    both = CliRunner().invoke(app, ["compare", str(done), str(other)])
     assert both.exit_code == 0
     assert "80.0 -> 30.0" in both.output
