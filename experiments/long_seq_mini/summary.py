@@ -25,6 +25,12 @@ def group_of(found: dict[str, Any]) -> str:
     return "per task" if single else found["protocol"]["method"]
 
 
+def just_learnt(found: dict[str, Any]) -> float:
+    """Mean score on each task right after its training."""
+    matrix = found["score_matrix"]
+    return mean(matrix[i][i] for i in range(len(matrix)))
+
+
 def spread(values: list[float]) -> str:
     return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
@@ -34,8 +40,10 @@ def main(root: Path, target: Path) -> None:
     groups: dict[str, dict[int, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for found in runs:
         groups[group_of(found)][found["protocol"]["seed"]].append(found)
-    print(f"| method | seeds | {' | '.join(METRICS)} | minutes |")
-    print("|---|---|---|---|---|---|")
+    stand_ins = sorted({name for found in runs for name in found["stand_ins"]})
+    print(f"On {' and '.join(stand_ins) or 'real data'}; mean ± standard deviation over seeds.\n")
+    print(f"| method | seeds | just learnt | {' | '.join(METRICS)} | minutes |")
+    print("|---|---|---|---|---|---|---|")
     for name, by_seed in sorted(groups.items()):
         cells = []
         for metric in METRICS:
@@ -45,8 +53,10 @@ def main(root: Path, target: Path) -> None:
                 if all(metric in run["metrics"] for run in found)
             ]
             cells.append(spread(values) if values else "")
+        learnt = [mean(just_learnt(run) for run in found) for found in by_seed.values()]
         minutes = [sum(r["cost"]["seconds"]["total"] for r in f) / 60 for f in by_seed.values()]
-        print(f"| {name} | {len(by_seed)} | {' | '.join(cells)} | {spread(minutes)} |")
+        row = [name, str(len(by_seed)), spread(learnt), *cells, spread(minutes)]
+        print(f"| {' | '.join(row)} |")
     target.parent.mkdir(parents=True, exist_ok=True)
     lines = [
         json.dumps(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 from kif_lightning.backbones import Seq2SeqBackbone, bundled_folder
 from kif_lightning.benchmarks.mini.benchmark import draw_rows
 from kif_lightning.benchmarks.mini.tasks import TASKS
+from kif_lightning.interfaces import Row
 from kif_lightning.metrics import ExactMatch
 
 FOLDER = bundled_folder("t5_nano")
+PRETRAINING = Path(__file__).parents[3] / "experiments" / "pretrain_t5_nano"
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +63,33 @@ def test_every_answer_survives_the_tokenizer(backbone: Seq2SeqBackbone) -> None:
 
 
 def test_it_learnt_from_its_corpus() -> None:
-    # Span corruption: what follows from the sentence is filled in, for words in any order.
-    model = T5ForConditionalGeneration.from_pretrained(FOLDER, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER)
-    qualities = ("wide", "rural", "loud", "heavy")
-    right = 0
-    for i, asked in enumerate(qualities):
-        other = qualities[(i + 1) % 4]
-        text = f"the table is {asked}. the bottle is {other}. so the table is <extra_id_0>."
-        ids = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=6)
-        right += asked in tokenizer.decode(ids[0])
-    assert right >= 3
+    # The cloze that it was trained for: what follows from the sentences, whatever the words.
+    backbone = Seq2SeqBackbone(
+        name="t5_nano",
+        hub_name="kif-lightning/t5_nano",
+        source="bundled",
+        mask_token="<extra_id_0>",  # noqa: S106
+    )
+    model = backbone.load_model()
+    words = json.loads((PRETRAINING / "words.json").read_text())
+    random = Random(0)
+    rows = []
+    for _ in range(60):
+        things, kinds = random.sample(words["thing"], 3), random.sample(words["quality"], 3)
+        facts = " ".join(f"the {t} is {k}." for t, k in zip(things, kinds, strict=True))
+        asked, agrees = random.randrange(3), random.random() < 0.5
+        said = kinds[asked] if agrees else kinds[asked - 1]
+        text = f"tell us what this is about. pick from yes, no. note: {facts} claim: is the "
+        text += f"{things[asked]} {said} reply:"
+        rows.append(Row(id="", input=text, output="yes" if agrees else "no"))
+    batch = backbone.generation_batch([backbone.encode(row) for row in rows])
+    with torch.no_grad():
+        answers = backbone.generate(model, batch, 4)
+    right = sum(said == row.output for said, row in zip(answers, rows, strict=True))
+    assert right >= 54, f"{right} of 60; guessing gives about 30"
 
 
 def test_its_making_is_on_record() -> None:
-    record = FOLDER.parents[2] / "experiments" / "pretrain_t5_nano" / "results" / "log.json"
-    log = json.loads(record.read_text())
+    log = json.loads((PRETRAINING / "results" / "log.json").read_text())
     assert log["curve"][-1]["step"] == log["steps"]
     assert log["curve"][-1]["loss"] < log["curve"][0]["loss"] / 1.5
