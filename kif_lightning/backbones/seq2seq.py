@@ -54,7 +54,7 @@ class Seq2SeqBackbone(Pretrained):
             target = [*target[: room - 1], target[-1]]
         prompt = cut(source, limit, self.truncation)
         return Example(
-            prompt_ids=[*prompt[:-1], *mask, prompt[-1]] if mask else prompt,
+            prompt_ids=[*prompt[:-1], *mask, prompt[-1]],
             answer_ids=[*mask, *target],
         )
 

@@ -1,7 +1,7 @@
 """The grammars of the bundled stream: each draws the body of a prompt for a given label.
 
-No single word, and no single position, tells the label: clauses contrast, negations flip, the
-other topics' words stand by, and the questions ask whether two things agree.
+No single word and no single position decides a task (the tests bound how far each gets): clauses
+contrast, negations flip, other topics' words stand by, questions ask whether two things agree.
 """
 
 from __future__ import annotations
@@ -47,9 +47,8 @@ _FILM_WORDS = (words.GOOD_FILM, words.BAD_FILM)
 def _imdb(random: Random, label: str) -> str:
     first, second = random.sample(words.FILM_PARTS, 2)
     (own, opposite), (again, _) = (_good_bad(random, label, _FILM_WORDS) for _ in range(2))
-    kind = random.choices(("agree", "but", "although", "though", "negated"), (50, 12, 12, 12, 14))[
-        0
-    ]
+    kinds = {"agree": 50, "but": 12, "although": 12, "though": 12, "negated": 14}
+    (kind,) = random.choices(list(kinds), list(kinds.values()))
     opinion = {
         "agree": f"The {first} was {own} and the {second} was {again}.",
         "but": f"The {first} was {opposite}, but the {second} was {own}.",
