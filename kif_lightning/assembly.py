@@ -21,7 +21,15 @@ from kif_lightning.errors import (
     require_count,
 )
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Adapter, Backbone, Benchmark, Penalty
+from kif_lightning.interfaces import (
+    Adapter,
+    Backbone,
+    Benchmark,
+    Memory,
+    Penalty,
+    Rehearsal,
+    Stream,
+)
 from kif_lightning.metrics import TextScore
 
 
@@ -35,7 +43,11 @@ class Parts:
     identification: Identification | None
     penalties: dict[str, Penalty]
     selection: SelectBestStep | None
+    gradient: dict[str, Callback]
     boundary: dict[str, Callback]
+    stream: Stream
+    memory: Memory | None
+    rehearsal: Rehearsal | None
     optimizer: Callable[..., Any]
     schedule: Callable[..., Any]
     metrics: dict[str, Callable[[], TextScore]]
@@ -103,7 +115,11 @@ def build_parts(config: DictConfig) -> Parts:
         identification=collect.part(method.importance),
         penalties=collect.mapping(method.penalty),
         selection=collect.part(method.selection),
+        gradient=collect.mapping(method.gradient),
         boundary=collect.mapping(method.boundary),
+        stream=collect.part(method.stream),
+        memory=collect.part(method.memory),
+        rehearsal=collect.part(method.rehearsal),
         optimizer=collect.part(config.optim.optimizer),
         schedule=collect.part(config.optim.schedule),
         metrics={

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,9 +12,13 @@ from kif_lightning.errors import UserError
 from kif_lightning.paths import conf_dir
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-SLOTS = ("adapter", "importance", "units", "rule", "penalty", "boundary", "selection")
+SLOTS = (
+    *("stream", "adapter", "importance", "units", "rule", "penalty", "gradient"),
+    *("memory", "rehearsal", "boundary", "selection"),
+)
 GROUPS = (
     "method",
+    "method/ablation",
     *(f"method/{slot}" for slot in SLOTS),
     *("backbone", "benchmark", "experiment", "experiment/paper"),
     *("trainer", "optim", "evaluation", "logger"),
@@ -29,9 +33,15 @@ def main() -> None:
 @app.command("list")
 def list_options(
     group: Annotated[str | None, typer.Argument(help=f"One of: {', '.join(GROUPS)}.")] = None,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="The methods as a Markdown table, as in README.md.")
+    ] = False,
 ) -> None:
     """List what can be chosen on the command line: methods, backbones, benchmarks, ..."""
     console = Console(highlight=False)
+    if as_markdown:
+        typer.echo(method_table())
+        return
     if group is not None and group not in GROUPS:
         console.print(f"There is no group {group!r}: choose one of {', '.join(GROUPS)}.")
         raise typer.Exit(2)
@@ -44,14 +54,19 @@ def list_options(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The summary alone.")] = False,
 ) -> None:
     """Show finished runs side by side: each task when just learnt and at the end, and metrics."""
-    from kif_lightning.reporting.compare import read_runs, show_comparison
+    from kif_lightning.reporting.compare import markdown, read_runs, show_comparison
     from kif_lightning.reporting.console import RunConsole
 
     try:
-        show_comparison(read_runs(runs), RunConsole())
+        groups = read_runs(runs)
+        if as_markdown:
+            typer.echo(markdown(groups))
+        else:
+            show_comparison(groups, RunConsole())
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
         raise typer.Exit(2) from error
@@ -63,22 +78,61 @@ def option_names(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
 
 
-def _print_methods(console: Console) -> None:
+def declarations() -> list[dict[str, Any]]:
+    """What every method's yaml says of itself."""
     from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
 
-    console.print("method:")
-    names = option_names("method")
-    width = max(len(name) for name in names)
+    found = []
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for name in names:
+        for name in option_names("method"):
             method = compose("config", overrides=[f"method={name}"]).method
-            costs = {
-                "needs memory": method.needs_memory,
-                "needs the task id at test": method.needs_task_id,
-                "grows with tasks": method.grows_with_tasks,
-            }
-            notes = [method.paper, *[cost for cost, paid in costs.items() if paid]]
-            console.print(f"  {name:{width}}  {method.title} ({'; '.join(notes)})", soft_wrap=True)
+            found.append({key: OmegaConf.to_object(method)[key] for key in DECLARED})  # type: ignore[index, call-overload]
+    return found
+
+
+DECLARED = (
+    "name", "title", "paper", "published", "needs_memory", "needs_task_id", "grows_with_tasks",
+)  # fmt: skip
+
+
+def method_table() -> str:
+    """The declarations as a Markdown table."""
+    header = ("method", "what it is", "memory", "task id at test", "grows", "paper", "published")
+    rows = [header, ["---"] * len(header)]
+    for method in declarations():
+        costs = [method[key] for key in ("needs_memory", "needs_task_id", "grows_with_tasks")]
+        rows.append(
+            [
+                f"`{method['name']}`",
+                method["title"],
+                *["yes" if cost else "" for cost in costs],
+                method["paper"],
+                _published(method),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _published(method: dict[str, Any]) -> str:
+    return "; ".join(f"{where}: {what}" for where, what in method["published"].items() if what)
+
+
+def _print_methods(console: Console) -> None:
+    console.print("method:")
+    found = declarations()
+    width = max(len(method["name"]) for method in found)
+    for method in found:
+        costs = {
+            "needs memory": method["needs_memory"],
+            "needs the task id at test": method["needs_task_id"],
+            "grows with tasks": method["grows_with_tasks"],
+        }
+        notes = [method["paper"], *[cost for cost, paid in costs.items() if paid]]
+        line = f"  {method['name']:{width}}  {method['title']} ({'; '.join(notes)})"
+        console.print(line, soft_wrap=True)
+        if _published(method):
+            console.print(f"  {'':{width}}  published: {_published(method)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

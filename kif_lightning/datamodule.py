@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +40,13 @@ class StepPlan(Sampler[MicroBatch]):
         batch_size: int,
         micro_batch_size: int,
         seed: int,
-        task_name: str,
+        purpose: tuple[str, ...],
     ) -> None:
         self.answer_tokens = answer_tokens
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.seed = seed
-        self.task_name = task_name
+        self.purpose = purpose
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -53,7 +54,7 @@ class StepPlan(Sampler[MicroBatch]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        draw = generator(self.seed, self.task_name, "row order", self.epoch)
+        draw = generator(self.seed, *self.purpose, self.epoch)
         order = torch.randperm(len(self.answer_tokens), generator=draw).tolist()
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
@@ -113,6 +114,7 @@ class ContinualDataModule(LightningDataModule):
 
     Args:
         benchmark: tasks in their order.
+        training_tasks: what is trained on, phase by phase; None: the benchmark's tasks.
         backbone: tokenises and stacks.
         batch_size: rows of an optimizer step.
         micro_batch_size: rows of a forward pass; None: ``batch_size``.
@@ -130,6 +132,7 @@ class ContinualDataModule(LightningDataModule):
         self,
         *,
         benchmark: Benchmark,
+        training_tasks: Sequence[Task] | None = None,
         backbone: Backbone,
         batch_size: int,
         micro_batch_size: int | None,
@@ -149,13 +152,15 @@ class ContinualDataModule(LightningDataModule):
                 f"optim.batch_size must be a multiple of optim.micro_batch_size, got {batch_size} "
                 f"and {micro_batch_size}."
             )
-        for task in benchmark.tasks:
+        training_tasks = benchmark.tasks if training_tasks is None else tuple(training_tasks)
+        for task in training_tasks:
             if len(task.train) <= num_held_out:
                 raise UserError(
                     f"Task {task.name} has {len(task.train)} train rows, but {num_held_out} are to "
                     "be held out: use more rows (benchmark.train_rows) or method/selection=none."
                 )
-        self.tasks = benchmark.tasks
+        self.training_tasks = training_tasks
+        self.test_tasks = benchmark.tasks
         self.backbone = backbone
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
@@ -164,6 +169,10 @@ class ContinualDataModule(LightningDataModule):
         self.num_held_out = num_held_out
         self.seed = seed
         self.task_index = 0
+        self.memory_rows: tuple[Row, ...] = ()
+        """Rows kept of the tasks before the present one."""
+        self.rehearsed: tuple[Example, ...] = ()
+        """Examples of past tasks that join the present one's own."""
         self._test_examples: dict[str, list[Example]] = {}
         self._split: tuple[list[Example], list[Example]] | None = None
 
@@ -175,15 +184,22 @@ class ContinualDataModule(LightningDataModule):
     @property
     def task(self) -> Task:
         """The present task."""
-        return self.tasks[self.task_index]
+        return self.training_tasks[self.task_index]
 
-    def begin_task(self, task_index: int) -> None:
-        """Make a task the present one."""
+    def begin_task(
+        self,
+        task_index: int,
+        memory_rows: Sequence[Row] = (),
+        rehearsed: Sequence[Example] = (),
+    ) -> None:
+        """Make a task the present one, with what is rehearsed of those before."""
         self.task_index = task_index
+        self.memory_rows = tuple(memory_rows)
+        self.rehearsed = tuple(rehearsed)
         self._split = None
 
     def num_training_rows(self, task: Task) -> int:
-        """Rows that training sees."""
+        """Rows of its own that training sees."""
         return len(task.train) - self.num_held_out
 
     def optimizer_steps(self, task: Task, epochs: int) -> int:
@@ -191,14 +207,45 @@ class ContinualDataModule(LightningDataModule):
         return epochs * -(-self.num_training_rows(task) // self.batch_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Micro-batches of the present task."""
+        """Micro-batches of the present task and what is rehearsed with it."""
+        examples = [*self._training_split()[0], *self.rehearsed]
+        return self._loader(examples, (self.task.name, "row order"))
+
+    def rows_dataloader(self, rows: Sequence[Row], purpose: str) -> DataLoader[Any]:
+        """Micro-batches of given rows, such as the memory's."""
+        examples = [self.backbone.encode(row) for row in rows]
+        return self._loader(examples, (self.task.name, purpose))
+
+    def row_batches(self, rows: Sequence[Row], purpose: str) -> Iterator[Batch]:
+        """Batches of whole optimizer steps over given rows, epoch after epoch without end."""
+        examples = [self.backbone.encode(row) for row in rows]
+        loader = self._loader(examples, (self.task.name, purpose), self.batch_size)
+        plan: Any = loader.sampler
+        for epoch in itertools.count():
+            plan.set_epoch(epoch)
+            yield from loader
+
+    def sample_batches(self, num_rows: int, purpose: str) -> Iterator[Batch]:
+        """So many seeded train rows of the present task, one a batch."""
         examples = self._training_split()[0]
+        draw = generator(self.seed, self.task.name, purpose)
+        chosen = torch.randperm(len(examples), generator=draw)[:num_rows].tolist()
+        dataset = _TrainingBatches(self.backbone, examples)
+        for i in chosen:
+            yield dataset[MicroBatch((i,), len(examples[i].answer_ids), step_micro_batches=1)]
+
+    def _loader(
+        self,
+        examples: Sequence[Example],
+        purpose: tuple[str, ...],
+        micro_batch_size: int | None = None,
+    ) -> DataLoader[Any]:
         plan = StepPlan(
             answer_tokens=[len(example.answer_ids) for example in examples],
             batch_size=self.batch_size,
-            micro_batch_size=self.micro_batch_size,
+            micro_batch_size=micro_batch_size or self.micro_batch_size,
             seed=self.seed,
-            task_name=self.task.name,
+            purpose=purpose,
         )
         dataset = _TrainingBatches(self.backbone, examples)
         return DataLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
@@ -218,10 +265,8 @@ class ContinualDataModule(LightningDataModule):
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
         """Test batches of each task named."""
-        return [
-            DataLoader(self._evaluation_batches(self.tasks[i]), batch_size=None, collate_fn=_as_is)
-            for i in task_indices
-        ]
+        datasets = [self._evaluation_batches(self.test_tasks[i]) for i in task_indices]
+        return [DataLoader(data, batch_size=None, collate_fn=_as_is) for data in datasets]
 
     def new_tokens_cap(self, task: Task) -> int:
         """Longest TRAIN label with its end token; ``max_new_tokens`` for generation tasks."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -63,6 +63,16 @@ class Benchmark(Protocol):
     tasks: tuple[Task, ...]
 
 
+class Stream(Protocol):
+    """How a benchmark's tasks are learnt: one after another, or all at once."""
+
+    def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """What is trained on, phase by phase; each phase ends with a task boundary."""
+
+    def num_seen(self, phase: int, num_tasks: int) -> int:
+        """How many of the benchmark's tasks have been learnt after the phase (0-based)."""
+
+
 class Backbone(Protocol):
     """A pretrained language model of one family: its tokens, its logits, its decoding.
 
@@ -81,8 +91,8 @@ class Backbone(Protocol):
     def load_model(self) -> nn.Module:
         """The pretrained weights; a new module each time."""
 
-    def encode(self, row: Row) -> Example:
-        """Token ids of prompt and answer, cut to the limits."""
+    def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
+        """Token ids of prompt and answer, cut to the limits; None: the backbone's own."""
 
     def training_batch(self, examples: Sequence[Example]) -> Batch:
         """Pad and stack for :meth:`answer_logits`."""
@@ -93,8 +103,10 @@ class Backbone(Protocol):
     def answer_logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (N, L, V) and labels (N, L) of the answer positions; -100 marks padding."""
 
-    def generate(self, model: nn.Module, batch: Batch, max_new_tokens: int) -> list[str]:
-        """Greedy answers, (N,) texts."""
+    def generate(
+        self, model: nn.Module, batch: Batch, max_new_tokens: int, *, top_k: int | None = None
+    ) -> list[str]:
+        """Greedy answers, (N,) texts; with ``top_k`` drawn by torch's global generator."""
 
     def protocol(self) -> dict[str, Any]:
         """What decides the prompt's tokens and the decoding, for the stamp."""
@@ -111,6 +123,9 @@ class Adapter(Protocol):
 
     def begin_task(self, model: nn.Module, task_index: int) -> None:
         """Prepare for a task (a new LoRA, a fresh prompt); nothing for shared weights."""
+
+    def use_task(self, model: nn.Module, task_index: int) -> None:
+        """Answer rows of that task from now on; nothing for weights that do not ask which it is."""
 
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Exported name -> parameter that learns in the present task."""
@@ -134,10 +149,28 @@ class LossContext:
     batch: Batch
     logits: Tensor
     labels: Tensor
+    answer_logits: Callable[[nn.Module, Batch], tuple[Tensor, Tensor]]
+    """The backbone's: logits (N, L, V) and labels (N, L) of a model for a batch."""
+    step_tokens: int
+    """Target tokens of the whole optimizer step."""
+    step_micro_batches: int
+
+
+class LearntTask(Protocol):
+    """What may be computed from a task's own rows once it is learnt."""
+
+    def row_losses(self, num_rows: int) -> Iterator[Tensor]:
+        """-log p(answer | prompt) of so many seeded train rows, one by one, summed over tokens.
+
+        Each is a scalar with its graph; dropout is off.
+        """
 
 
 class Penalty(Protocol):
-    """A term added to the loss once per optimizer step."""
+    """A term added to the loss once per optimizer step.
+
+    It is called for every micro-batch and counts ``1 / step_micro_batches`` each time.
+    """
 
     def __call__(self, context: LossContext) -> Tensor:
         """The term, a scalar, its coefficient included."""
@@ -145,7 +178,7 @@ class Penalty(Protocol):
     def begin_task(self, parameters: Parameters, task_index: int) -> None:
         """Called before the task's first step."""
 
-    def end_task(self, parameters: Parameters, task_index: int) -> None:
+    def end_task(self, parameters: Parameters, task_index: int, learnt: LearntTask) -> None:
         """Called after the task's boundary (fusion included)."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,6 +186,52 @@ class Penalty(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
+
+
+class Memory(Protocol):
+    """Rows of past tasks that a method keeps."""
+
+    rows: dict[str, tuple[Row, ...]]
+    """Task name -> its kept rows, in the order of learning."""
+
+    def keep(self, task: Task) -> None:
+        """Choose the rows of a task that has been learnt."""
+
+    def budget(self, task: Task) -> int:
+        """The most rows that :meth:`keep` keeps of the task."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalContext:
+    """What a rehearsal may use before a task's first step; the model is as the last one left it."""
+
+    task: Task
+    past_tasks: Mapping[str, int]
+    """Name -> number of train rows of each task already learnt."""
+    memory_rows: tuple[Row, ...]
+    backbone: Backbone
+    model: nn.Module
+    seed: int
+
+
+class Rehearsal(Protocol):
+    """Examples that join a task's own in its training."""
+
+    def examples(self, context: RehearsalContext) -> list[Example]:
+        """Called once a task, before its first step."""
+
+
+class FitRows(Protocol):
+    """Trains the present trainable weights on given rows, with a fresh optimizer and schedule."""
+
+    def __call__(self, rows: Sequence[Row], *, epochs: int, callbacks: Sequence[Any]) -> None:
+        """Same optimizer, learning rate and batch as the task; importance is not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +264,16 @@ class ChecksModule(Protocol):
 
     def check(self, module: LearningModule) -> None:
         """Raise UserError if the part cannot work on this module."""
+
+
+@runtime_checkable
+class ActsAtBoundary(Protocol):
+    """A callback with work to do after the task's fit, which a Lightning hook could not start."""
+
+    def at_boundary(
+        self, module: LearningModule, memory_rows: Sequence[Row], fit_rows: FitRows
+    ) -> None:
+        """Called by the runner; ``memory_rows`` are of past tasks alone."""
 
 
 @runtime_checkable

@@ -142,6 +142,7 @@ def _options(config: DictConfig) -> RunOptions:
         gradient_clip=fixed(config, "gradient_clip", config.optim.gradient_clip),
         max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
         loss_mean=config.method.fixes.loss_mean,
+        lr_factor=config.method.fixes.lr_factor,
         evaluation_batch_size=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
         evaluate_untrained=config.evaluation.untrained,
@@ -176,6 +177,12 @@ def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
 
 
 def _tell_fixes(config: DictConfig, console: RunConsole) -> None:
+    factor = config.method.fixes.lr_factor
+    if factor != 1:
+        console.say(
+            f"Method {config.method.name} trains with {factor:g} times optim.lr: "
+            f"{factor * config.optim.lr:g}."
+        )
     own = {
         "precision": config.trainer.precision,
         "gradient_clip": config.optim.gradient_clip,

@@ -5,7 +5,8 @@ Shapes: N rows, L answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
-from kif_lightning.errors import UserError, require_choice
+from kif_lightning.errors import UserError, require_between, require_choice
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import (
     Backbone,
     Batch,
+    LearntTask,
     LossContext,
     Parameters,
     Penalty,
@@ -44,6 +46,8 @@ class ContinualModule(LightningModule):
         identification: feeds the importance; None: nothing is tracked.
         loss_mean: ``step_tokens``: mean over all target tokens of the effective batch;
             ``micro_batches``: mean of the micro-batches' means, as in the authors' code.
+        lr_factor: the method's share of the optimizer's learning rate: full fine-tuning needs less
+            than LoRA, prompts more.
         max_skipped_in_a_row: that many optimizer steps without a finite loss and gradient stop the
             run; single ones are skipped whole and counted.
 
@@ -61,10 +65,12 @@ class ContinualModule(LightningModule):
         penalties: Sequence[Penalty] = (),
         identification: Identification | None = None,
         loss_mean: LossMean = "step_tokens",
+        lr_factor: float = 1.0,
         max_skipped_in_a_row: int = 10,
     ) -> None:
         super().__init__()
         require_choice("method.fixes.loss_mean", loss_mean, ("step_tokens", "micro_batches"))
+        require_between("method.fixes.lr_factor", lr_factor, 0, 1e4, low_open=True)
         self.backbone = backbone
         self.model = model
         self.optimizer_factory = optimizer
@@ -72,6 +78,7 @@ class ContinualModule(LightningModule):
         self.penalties = tuple(penalties)
         self.identification = identification
         self.loss_mean = loss_mean
+        self.lr_factor = lr_factor
         self.max_skipped_in_a_row = max_skipped_in_a_row
         self.trainable_parameters: dict[str, nn.Parameter] = {}
         self.counts = TrainingCounts()
@@ -80,6 +87,7 @@ class ContinualModule(LightningModule):
         self.scores: list[TextScore] = []
         self.answers: list[dict[int, str]] = []
         self._references: Sequence[Sequence[str]] = []
+        self._prepare: Callable[[int], None] = _nothing
         self._skipped_in_a_row = 0
         self._overflows_in_a_row = 0
         self._step_losses: list[Tensor] = []
@@ -98,14 +106,27 @@ class ContinualModule(LightningModule):
         for penalty in self.penalties:
             penalty.begin_task(parameters, task_index)
 
-    def end_task(self, task_index: int) -> None:
+    def end_task(self, task_index: int, learnt: LearntTask) -> None:
         """Called after the boundary."""
         for penalty in self.penalties:
-            penalty.end_task(self.trainable_parameters, task_index)
+            penalty.end_task(self.trainable_parameters, task_index, learnt)
+
+    @contextmanager
+    def rehearsing(self) -> Iterator[TrainingCounts]:
+        """Training on rows that are not the task's own: no importance, counters of its own."""
+        identification, counts = self.identification, self.counts
+        self.identification, self.counts = None, TrainingCounts()
+        self.train()
+        try:
+            yield self.counts
+        finally:
+            self.identification, self.counts = identification, counts
 
     def configure_optimizers(self) -> Any:
         """The injected optimizer and schedule over the trainable weights."""
         optimizer = self.optimizer_factory(list(self.trainable_parameters.values()))
+        for group in optimizer.param_groups:
+            group["lr"] *= self.lr_factor
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.schedule_factory(optimizer=optimizer, num_training_steps=steps)
         return {
@@ -119,14 +140,20 @@ class ContinualModule(LightningModule):
         Lightning divides by ``accumulate_grad_batches``; the share is multiplied by it, so that the
         step's gradient is that of sum over target tokens / number of target tokens, plus penalties.
         """
-        parts = self.trainer.accumulate_grad_batches
+        loss = self.step_loss(batch)
+        self._step_losses.append(loss.detach())
+        return loss * self.trainer.accumulate_grad_batches
+
+    def step_loss(self, batch: Batch) -> Tensor:
+        """What a micro-batch adds to the loss of its optimizer step, penalties included."""
         logits, labels = self.backbone.answer_logits(self.model, batch["inputs"])
         total = token_loss(logits, labels)
+        share = 1 / batch["step_micro_batches"]
         if self.loss_mean == "step_tokens":
-            loss = total * (parts / batch["step_tokens"])
+            loss = total * (1 / batch["step_tokens"])
         else:
             # A ragged last step has fewer micro-batches than Lightning divides by.
-            loss = total / (labels >= 0).sum() * (parts / batch["step_micro_batches"])
+            loss = total / (labels >= 0).sum() * share
         if self.penalties:
             context = LossContext(
                 parameters=self.trainable_parameters,
@@ -134,12 +161,17 @@ class ContinualModule(LightningModule):
                 batch=batch["inputs"],
                 logits=logits,
                 labels=labels,
+                answer_logits=self.backbone.answer_logits,
+                step_tokens=batch["step_tokens"],
+                step_micro_batches=batch["step_micro_batches"],
             )
-            share = parts / batch["step_micro_batches"]
             with torch.autocast(self.device.type, enabled=False):
                 loss = loss + share * sum(penalty(context) for penalty in self.penalties)
-        self._step_losses.append(loss.detach() / parts)
         return loss
+
+    def row_loss(self, batch: Batch) -> Tensor:
+        """-log p(answer | prompt) of a batch, summed over rows and tokens."""
+        return token_loss(*self.backbone.answer_logits(self.model, batch["inputs"]))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """One check of the whole step; gradients are accumulated, unscaled, not yet clipped."""
@@ -202,12 +234,24 @@ class ContinualModule(LightningModule):
         self.log("held_out_loss", token_loss(logits, labels) / tokens, batch_size=tokens)
 
     def begin_evaluation(
-        self, scores: Sequence[TextScore], references: Sequence[Sequence[str]]
+        self,
+        scores: Sequence[TextScore],
+        references: Sequence[Sequence[str]],
+        prepare: Callable[[int], None] | None = None,
     ) -> None:
-        """One metric and the reference texts for each dataloader of the coming ``test``."""
+        """One metric and the reference texts for each dataloader of the coming ``test``.
+
+        ``prepare`` is called with a dataloader's index before its first batch.
+        """
         self.scores = list(scores)
         self._references = references
+        self._prepare = prepare or _nothing
         self.answers = [{} for _ in scores]
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Another dataloader begins, so another task."""
+        if batch_idx == 0:
+            self._prepare(dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Generate, keep and score the answers of one batch."""
@@ -227,3 +271,7 @@ def token_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(
         logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum"
     )
+
+
+def _nothing(_: int) -> None:
+    """No preparation."""

@@ -46,16 +46,18 @@ def show_plan(runner: StreamRunner) -> None:
         )
     total = 0.0
     tokens = []
-    for task in runner.tasks:
+    for task in data.training_tasks:
         lengths = [len(data.backbone.encode(row).prompt_ids) for row in task.train]
         tokens.append(sum(lengths) / len(lengths))
-    test_seconds = [
-        test_second * mean * len(task.test) for mean, task in zip(tokens, runner.tasks, strict=True)
-    ]
+    test_seconds = []
+    for task in runner.tasks:
+        lengths = [len(data.backbone.encode(row).prompt_ids) for row in task.test]
+        test_seconds.append(test_second * sum(lengths))
     if options.evaluate_untrained:
         total += sum(test_seconds) / 60
-    for index, task in enumerate(runner.tasks):
-        evaluated = min(index + 1 + options.evaluate_next_task, len(runner.tasks))
+    for index, task in enumerate(data.training_tasks):
+        num_seen = runner.parts.stream.num_seen(index, len(runner.tasks))
+        evaluated = min(num_seen + options.evaluate_next_task, len(runner.tasks))
         train = train_second * tokens[index] * data.num_training_rows(task) * options.epochs
         minutes = (train + sum(test_seconds[:evaluated])) / 60
         total += minutes

@@ -17,14 +17,15 @@ from kif_lightning.storage import load_state, read_json, save_state, write_json,
 class RunState:
     """What the next task needs to know of the ones before.
 
-    ``score_matrix[i][j]``: percent on task j after task i, None where not evaluated.
+    ``num_tasks`` counts what is trained on, phase by phase. ``score_matrix[i][j]``: percent on task
+    j after phase i, None where not evaluated.
     """
 
     num_tasks: int
     next_task: int = 0
     score_matrix: list[list[float | None]] = field(default_factory=list)
     untrained: list[float | None] | None = None
-    tasks: list[dict[str, Any]] = field(default_factory=list)
+    phases: list[dict[str, Any]] = field(default_factory=list)
     logged_steps: int = 0
     data_sha256: dict[str, dict[str, str]] = field(default_factory=dict)
 

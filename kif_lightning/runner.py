@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,23 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from kif_lightning.assembly import Parts
 from kif_lightning.callbacks import TaskProgress
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import ChecksModule, ReportsBoundary, Task, count_weights
+from kif_lightning.interfaces import (
+    ActsAtBoundary,
+    ChecksModule,
+    Example,
+    RehearsalContext,
+    ReportsBoundary,
+    Row,
+    Task,
+    count_weights,
+)
 from kif_lightning.module import ContinualModule, LossMean
 from kif_lightning.reporting import stamp
 from kif_lightning.reporting.console import RunConsole
@@ -42,6 +52,7 @@ class RunOptions:
     gradient_clip: float | None
     max_skipped_in_a_row: int
     loss_mean: LossMean
+    lr_factor: float
     evaluation_batch_size: int
     max_new_tokens: int
     evaluate_untrained: bool
@@ -82,6 +93,7 @@ class StreamRunner:
         self.logger: Logger | None = None
         self.data = ContinualDataModule(
             benchmark=parts.benchmark,
+            training_tasks=parts.stream.training_tasks(parts.benchmark.tasks),
             backbone=parts.backbone,
             batch_size=options.batch_size,
             micro_batch_size=options.micro_batch_size,
@@ -121,13 +133,17 @@ class StreamRunner:
 
     def _run(self) -> dict[str, Any]:
         state = self._start()
-        bar = tqdm(total=len(self.tasks), initial=state.next_task, desc="tasks", position=0,
+        phases = self.data.training_tasks
+        bar = tqdm(total=len(phases), initial=state.next_task, desc="tasks", position=0,
                    disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
-        for task_index in range(state.next_task, len(self.tasks)):
+        for task_index in range(state.next_task, len(phases)):
             self._learn(task_index, state)
             self._save(state)
             self.console.score_matrix(
-                [task.name for task in self.tasks], state.score_matrix, state.untrained
+                [task.name for task in self.tasks],
+                state.score_matrix,
+                state.untrained,
+                [phase["name"] for phase in state.phases],
             )
             bar.update(1)
         bar.close()
@@ -153,24 +169,50 @@ class StreamRunner:
             penalties=list(parts.penalties.values()),
             identification=parts.identification,
             loss_mean=options.loss_mean,
+            lr_factor=options.lr_factor,
             max_skipped_in_a_row=options.max_skipped_in_a_row,
         )
         self.module.trainable_parameters = parts.adapter.trainable(model)
-        for part in (*parts.penalties.values(), *parts.boundary.values()):
+        for part in (
+            *parts.penalties.values(),
+            *parts.gradient.values(),
+            *parts.boundary.values(),
+        ):
             if isinstance(part, ChecksModule):
                 part.check(self.module)
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
 
     def begin_task(self, task_index: int) -> None:
         """Everything that precedes a task's fit."""
-        self.data.begin_task(task_index)
-        self.parts.adapter.begin_task(self.module.model, task_index)
-        self.module.begin_task(self.parts.adapter.trainable(self.module.model), task_index)
-        seed_everything(
-            derive_seed(self.options.seed, self.data.task.name, task_index, "train"), verbose=False
-        )
+        parts, model = self.parts, self.module.model
+        task = self.data.training_tasks[task_index]
+        self._seed(task, task_index, "adapter")
+        parts.adapter.begin_task(model, task_index)
+        self.module.begin_task(parts.adapter.trainable(model), task_index)
+        past = {t.name: len(t.train) for t in self.data.training_tasks[:task_index]}
+        kept = parts.memory.rows if parts.memory else {}
+        memory_rows = tuple(row for name in past for row in kept.get(name, ()))
+        rehearsed: Sequence[Example] = ()
+        if parts.rehearsal is not None:
+            context = RehearsalContext(
+                task=task,
+                past_tasks=past,
+                memory_rows=memory_rows,
+                backbone=parts.backbone,
+                model=model,
+                seed=self.options.seed,
+            )
+            rehearsed = parts.rehearsal.examples(context)
+        self.data.begin_task(task_index, memory_rows, rehearsed)
+        self._seed(task, task_index, "train")
 
-    def new_trainer(self, callbacks: Sequence[Callback], *, training: bool) -> Trainer:
+    def _seed(self, task: Task, task_index: int, purpose: str) -> None:
+        seed = derive_seed(self.options.seed, task.name, task_index, purpose)
+        seed_everything(seed, verbose=False)
+
+    def new_trainer(
+        self, callbacks: Sequence[Callback], *, training: bool, epochs: int | None = None
+    ) -> Trainer:
         """A fresh Trainer: a task boundary is a fit boundary (a second fit would train nothing)."""
         selection = self.parts.selection
         looks: dict[str, Any] = {"limit_val_batches": 0}
@@ -182,7 +224,7 @@ class StreamRunner:
         trainer = Trainer(
             **self.options.trainer,
             **looks,
-            max_epochs=self.options.epochs,
+            max_epochs=epochs or self.options.epochs,
             accumulate_grad_batches=self.data.accumulate_grad_batches,
             gradient_clip_val=self.options.gradient_clip,
             logger=self.logger if training and self.logger is not None else False,
@@ -213,7 +255,11 @@ class StreamRunner:
         """
         tasks = [self.tasks[i] for i in task_indices]
         scores = [self.parts.new_score(task.metric) for task in tasks]
-        self.module.begin_evaluation(scores, [[row.output for row in t.test] for t in tasks])
+        self.module.begin_evaluation(
+            scores,
+            [[row.output for row in task.test] for task in tasks],
+            lambda place: self.parts.adapter.use_task(self.module.model, task_indices[place]),
+        )
         trainer = self.new_trainer([TaskProgress(label=label)], training=False)
         loaders = self.data.evaluation_dataloaders(task_indices)
         trainer.test(self.module, dataloaders=loaders, verbose=False)
@@ -245,7 +291,7 @@ class StreamRunner:
         loaded = self.folder.load()
         sha256 = {task.name: dict(task.sha256) for task in self.tasks}
         if loaded is None:
-            state = RunState(num_tasks=len(self.tasks), data_sha256=sha256)
+            state = RunState(num_tasks=len(self.data.training_tasks), data_sha256=sha256)
         else:
             state, parts = loaded
             changed = [name for name in sha256 if sha256[name] != state.data_sha256.get(name)]
@@ -256,7 +302,7 @@ class StreamRunner:
                 )
             self._restore(parts)
             self.module.logged_steps = state.logged_steps
-            self.console.say(f"Resuming after task {state.next_task} of {len(self.tasks)}.")
+            self.console.say(f"Resuming after task {state.next_task} of {state.num_tasks}.")
         if self.options.evaluate_untrained and state.untrained is None:
             scores = self.evaluate(range(len(self.tasks)), "untrained")
             state.untrained = [scores[i] for i in range(len(self.tasks))]
@@ -265,34 +311,36 @@ class StreamRunner:
 
     def _learn(self, task_index: int, state: RunState) -> None:
         """One task: fit with its boundary, then evaluation."""
-        task = self.tasks[task_index]
+        task = self.data.training_tasks[task_index]
         label = f"after_{task_index + 1:02d}_{task.name}"
         self.begin_task(task_index)
-        selection = [self.parts.selection] if self.parts.selection else []
-        trainer = self.new_trainer(
-            [TaskProgress(label=label), *selection, *self.parts.boundary.values()], training=True
-        )
+        parts = self.parts
+        selection = [parts.selection] if parts.selection else []
+        method = [*parts.gradient.values(), *selection, *parts.boundary.values()]
+        trainer = self.new_trainer([TaskProgress(label=label), *method], training=True)
         started = time.perf_counter()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            trainer.fit(self.module, datamodule=self.data)
+        self._fit(trainer, datamodule=self.data)
         fitted = time.perf_counter()
+        replay_steps = self._at_boundary(label)
         boundaries = self._record_boundaries(task_index, task)
-        self.module.end_task(task_index)
-        last_seen = task_index + 1 if self.options.evaluate_next_task else task_index
-        scores = self.evaluate(range(min(last_seen + 1, len(self.tasks))), label)
+        self.module.end_task(task_index, LearntRows(self.module, self.data))
+        if parts.memory is not None:
+            parts.memory.keep(task)
+        bounded = time.perf_counter()
+        num_seen = parts.stream.num_seen(task_index, len(self.tasks))
+        num_seen += self.options.evaluate_next_task
+        scores = self.evaluate(range(min(num_seen, len(self.tasks))), label)
         evaluated = time.perf_counter()
         state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
-        state.tasks.append(
-            self._task_record(
-                task,
-                {
-                    "train": fitted - started - boundaries,
-                    "boundary": boundaries,
-                    "evaluate": evaluated - fitted,
-                },
-            )
-        )
+        # Callbacks that fuse at the fit's end did so within it.
+        within = 0.0 if replay_steps is not None else boundaries
+        seconds = {
+            "train": fitted - started - within,
+            "boundary": bounded - fitted + within,
+            "evaluate": evaluated - bounded,
+        }
+        record = self._phase_record(task, seconds)
+        state.phases.append({**record, "replay_steps": replay_steps or 0})
         state.next_task = task_index + 1
         state.logged_steps = self.module.logged_steps
         if self.logger is not None:
@@ -300,7 +348,33 @@ class StreamRunner:
             axes = {"task": task_index + 1, "running_step": state.logged_steps}
             self.logger.log_metrics({**on_tasks, **axes}, step=state.logged_steps)
 
-    def _task_record(self, task: Task, seconds: dict[str, float]) -> dict[str, Any]:
+    def _fit(self, trainer: Trainer, **data: Any) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            trainer.fit(self.module, **data)
+
+    def _at_boundary(self, label: str) -> int | None:
+        """What the method's callbacks do after the fit; the steps it took, None: nothing to do."""
+        working = [c for c in self.parts.boundary.values() if isinstance(c, ActsAtBoundary)]
+        if not working:
+            return None
+        steps = 0
+
+        def fit_rows(rows: Sequence[Row], *, epochs: int, callbacks: Sequence[Any]) -> None:
+            nonlocal steps
+            shown = [TaskProgress(label=f"{label} replay"), *callbacks]
+            trainer = self.new_trainer(shown, training=True, epochs=epochs)
+            trainer.limit_val_batches = 0
+            with self.module.rehearsing() as counts:
+                loader = self.data.rows_dataloader(rows, "replayed rows")
+                self._fit(trainer, train_dataloaders=loader)
+                steps += counts.optimizer_steps
+
+        for callback in working:
+            callback.at_boundary(self.module, self.data.memory_rows, fit_rows)
+        return steps
+
+    def _phase_record(self, task: Task, seconds: dict[str, float]) -> dict[str, Any]:
         counts = self.module.counts
         if counts.skipped_steps:
             self.console.say(
@@ -309,17 +383,19 @@ class StreamRunner:
             )
         return {
             "name": task.name,
-            "kind": task.kind,
-            "metric": task.metric,
             "train_rows": self.data.num_training_rows(task),
-            "test_rows": len(task.test),
-            "max_new_tokens": self.data.new_tokens_cap(task),
+            "rehearsed_rows": len(self.data.rehearsed),
+            "memory_rows": self._memory_rows(),
             "optimizer_steps": counts.optimizer_steps,
             "skipped_steps": counts.skipped_steps,
             "scaler_overflows": counts.scaler_overflows,
             "last_loss": counts.losses[-1] if counts.losses else None,
             "seconds": seconds,
         }
+
+    def _memory_rows(self) -> int:
+        memory = self.parts.memory
+        return sum(len(rows) for rows in memory.rows.values()) if memory else 0
 
     def _record_boundaries(self, task_index: int, task: Task) -> float:
         """Write what the boundary callbacks did; returns the seconds they took."""
@@ -348,16 +424,20 @@ class StreamRunner:
             {
                 "adapter": parts.adapter.state_dict(self.module.model),
                 "penalties": {name: p.state_dict() for name, p in parts.penalties.items()},
+                "gradient": {name: c.state_dict() for name, c in parts.gradient.items()},
                 "boundary": {name: c.state_dict() for name, c in parts.boundary.items()},
+                "memory": parts.memory.state_dict() if parts.memory else {},
             },
         )
 
     def _restore(self, saved: dict[str, Any]) -> None:
-        self.parts.adapter.load_state_dict(self.module.model, saved["adapter"])
-        for name, penalty in self.parts.penalties.items():
-            penalty.load_state_dict(saved["penalties"][name])
-        for name, callback in self.parts.boundary.items():
-            callback.load_state_dict(saved["boundary"][name])
+        parts = self.parts
+        parts.adapter.load_state_dict(self.module.model, saved["adapter"])
+        for slot in ("penalties", "gradient", "boundary"):
+            for name, part in getattr(parts, slot).items():
+                part.load_state_dict(saved[slot][name])
+        if parts.memory is not None:
+            parts.memory.load_state_dict(saved["memory"])
 
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
@@ -369,7 +449,17 @@ class StreamRunner:
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
-            tasks=state.tasks,
+            tasks=[
+                {
+                    "name": task.name,
+                    "kind": task.kind,
+                    "metric": task.metric,
+                    "test_rows": len(task.test),
+                    "max_new_tokens": self.data.new_tokens_cap(task),
+                }
+                for task in self.tasks
+            ],
+            phases=state.phases,
             stand_ins=self.parts.stand_ins,
             protocol=self._protocol(),
             cost=self._cost(state),
@@ -413,12 +503,14 @@ class StreamRunner:
 
     def _cost(self, state: RunState) -> dict[str, Any]:
         phases = ("train", "boundary", "evaluate")
-        seconds = {p: sum(task["seconds"][p] for task in state.tasks) for p in phases}
+        seconds = {p: sum(phase["seconds"][p] for phase in state.phases) for p in phases}
         scale = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
         on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         return {
             **self.weight_counts(),
+            "learnt_weights": count_weights(self.parts.adapter.state_dict(self.module.model)),
+            "memory_rows": self._memory_rows(),
             "seconds": {**seconds, "total": sum(seconds.values())},
             "peak_memory_bytes": peak,
             "peak_gpu_memory_bytes": on_gpu,
@@ -429,6 +521,21 @@ class StreamRunner:
         trainable = count_weights(self.parts.adapter.trainable(self.module.model))
         total = count_weights(dict(self.module.model.named_parameters()))
         return {"trainable_weights": trainable, "frozen_weights": total - trainable}
+
+
+@dataclass(frozen=True)
+class LearntRows:
+    """Losses of the present task's own train rows, for what a penalty keeps of the task."""
+
+    module: ContinualModule
+    data: ContinualDataModule
+
+    def row_losses(self, num_rows: int) -> Iterator[Tensor]:
+        """-log p(answer | prompt) of so many rows, one by one, without dropout."""
+        self.module.eval()
+        for batch in self.data.sample_batches(num_rows, "rows of the learnt task"):
+            yield self.module.row_loss(batch)
+        self.module.train()
 
 
 def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:

@@ -2,5 +2,7 @@
 
 from kif_lightning.adapters.full import FullAdapter
 from kif_lightning.adapters.peft_adapter import PeftAdapter
+from kif_lightning.adapters.prompts import ProgressivePrompts, PromptPool
+from kif_lightning.adapters.task_loras import TaskLoras
 
-__all__ = ["FullAdapter", "PeftAdapter"]
+__all__ = ["FullAdapter", "PeftAdapter", "ProgressivePrompts", "PromptPool", "TaskLoras"]

@@ -26,6 +26,9 @@ class FullAdapter:
     def begin_task(self, model: nn.Module, task_index: int) -> None:
         """Nothing: the weights are shared."""
 
+    def use_task(self, model: nn.Module, task_index: int) -> None:
+        """Nothing: the same weights answer for all tasks."""
+
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Name -> parameter."""
         return {name: p for name, p in model.named_parameters() if p.requires_grad}

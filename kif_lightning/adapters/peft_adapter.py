@@ -15,13 +15,34 @@ from torch import Tensor, nn
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Backbone
 
-_PREFIX = "base_model.model."
-_ADAPTER = re.compile(r"\.default(?=\.|$)")
+PREFIX = "base_model.model."
+"""What peft's wrapper puts before the base model's names."""
 
 
-def exported_name(name: str) -> str:
+def exported_name(name: str, adapter: str = "default") -> str:
     """Name in peft without the wrapper's prefix and the adapter's name."""
-    return _ADAPTER.sub("", name.removeprefix(_PREFIX), count=1)
+    return re.sub(rf"\.{adapter}(?=\.|$)", "", name.removeprefix(PREFIX), count=1)
+
+
+def attach_with_peft(
+    model: nn.Module, backbone: Backbone, config: PeftConfig, adapter: str = "default"
+) -> nn.Module:
+    """The model with the adapter on it; base weights frozen, adapter weights in float32.
+
+    Raises:
+        UserError: the config matches no layer of the model.
+    """
+    config = copy.deepcopy(config)
+    config.task_type = backbone.task_type
+    try:
+        peft_model: nn.Module = get_peft_model(model, config, adapter)
+    except ValueError as error:
+        raise UserError(_no_match(config, model, error)) from error
+    config.base_model_name_or_path = backbone.public_name
+    # peft writes these into the saved adapter's model card: no path of this machine.
+    base: Any = model
+    base.name_or_path = base.config._name_or_path = backbone.public_name
+    return peft_model
 
 
 class PeftAdapter:
@@ -39,20 +60,13 @@ class PeftAdapter:
 
     def attach(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """The model with the adapter on it; base weights frozen, adapter weights in float32."""
-        config = copy.deepcopy(self.config)
-        config.task_type = backbone.task_type
-        try:
-            peft_model: nn.Module = get_peft_model(model, config)
-        except ValueError as error:
-            raise UserError(_no_match(config, model, error)) from error
-        config.base_model_name_or_path = backbone.public_name
-        # peft writes these into the saved adapter's model card: no path of this machine.
-        base: Any = model
-        base.name_or_path = base.config._name_or_path = backbone.public_name
-        return peft_model
+        return attach_with_peft(model, backbone, self.config)
 
     def begin_task(self, model: nn.Module, task_index: int) -> None:
         """Nothing: the weights are shared."""
+
+    def use_task(self, model: nn.Module, task_index: int) -> None:
+        """Nothing: the same weights answer for all tasks."""
 
     def trainable(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Exported name -> adapter parameter."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from kif_lightning.backbones.decoding import base_model, greedy_ids
+from kif_lightning.backbones.decoding import answer_ids, base_model
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.tokens import IGNORED, cut, pad_left
 from kif_lightning.interfaces import Batch, Example, Row
@@ -33,7 +33,7 @@ class DecoderBackbone(Pretrained):
         """The pretrained module."""
         return self.load_pretrained(AutoModelForCausalLM)
 
-    def encode(self, row: Row) -> Example:
+    def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
         """Token ids; prompt and answer are tokenised together where the tokenizer allows a cut."""
         prompt_text = row.input.rstrip()
         prompt = self.tokenizer(prompt_text)["input_ids"]
@@ -42,9 +42,10 @@ class DecoderBackbone(Pretrained):
             answer = joined[len(prompt) :]
         else:  # a token spans the border: the answer is tokenised alone
             answer = self.tokenizer(f" {row.output}", add_special_tokens=False)["input_ids"]
+        room = (max_target_tokens or self.max_target_tokens) - 1
         return Example(
             prompt_ids=cut(prompt, self.max_source_tokens, self.truncation),
-            answer_ids=[*answer[: self.max_target_tokens - 1], self.tokenizer.eos_token_id],
+            answer_ids=[*answer[:room], self.tokenizer.eos_token_id],
         )
 
     def training_batch(self, examples: Sequence[Example]) -> Batch:
@@ -80,10 +81,13 @@ class DecoderBackbone(Pretrained):
         logits: Tensor = output.logits[:, -keep:-1]
         return logits, labels
 
-    def generate(self, model: nn.Module, batch: Batch, max_new_tokens: int) -> list[str]:
-        """Greedy answers, (N,) texts."""
-        ids = greedy_ids(
+    def generate(
+        self, model: nn.Module, batch: Batch, max_new_tokens: int, *, top_k: int | None = None
+    ) -> list[str]:
+        """Greedy answers, (N,) texts; with ``top_k`` drawn by torch's global generator."""
+        ids = answer_ids(
             model,
+            top_k=top_k,
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,

@@ -1,4 +1,4 @@
-"""Greedy generation that owes nothing to the model's own generation settings."""
+"""Generation that owes nothing to the model's own generation settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,15 @@ def base_model(model: nn.Module) -> Any:
     return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
 
 
-def greedy_ids(
-    model: nn.Module, *, input_ids: Tensor, attention_mask: Tensor, **settings: Any
+def answer_ids(
+    model: nn.Module,
+    *,
+    top_k: int | None,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    **settings: Any,
 ) -> Tensor:
-    """Token ids of greedy generation, (N, prompt or start + new tokens).
+    """Token ids, (N, prompt or start + new tokens): greedy, or drawn from the ``top_k`` likeliest.
 
     transformers fills what a GenerationConfig leaves open from the model's own (a repetition
     penalty, say): it is set aside meanwhile, so that every backbone is decoded alike.
@@ -25,11 +30,14 @@ def greedy_ids(
     base = base_model(model)
     own = base.generation_config
     base.generation_config = GenerationConfig()
-    greedy = GenerationConfig(do_sample=False, num_beams=1, **settings)
+    drawn = {} if top_k is None else {"top_k": top_k}
+    settings = {"do_sample": top_k is not None, "num_beams": 1, **drawn, **settings}
     generate: Any = model.generate
     try:
         ids: Tensor = generate(
-            input_ids=input_ids, attention_mask=attention_mask, generation_config=greedy
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=GenerationConfig(**settings),
         )
     finally:
         base.generation_config = own

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 
-from kif_lightning.backbones.decoding import greedy_ids
+from kif_lightning.backbones.decoding import answer_ids
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.tokens import IGNORED, cut, pad_right
 from kif_lightning.errors import UserError
@@ -40,7 +40,7 @@ class Seq2SeqBackbone(Pretrained):
         """The pretrained module."""
         return self.load_pretrained(AutoModelForSeq2SeqLM)
 
-    def encode(self, row: Row) -> Example:
+    def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
         """Token ids; the tokenizer ends both sides with its end token, which a cut keeps."""
         source = self.tokenizer(row.input)["input_ids"]
         target = self.tokenizer(text_target=row.output)["input_ids"]
@@ -49,7 +49,7 @@ class Seq2SeqBackbone(Pretrained):
         if self.truncation == "right" and len(source) > limit:
             # What the tokenizer's own truncation does: the last token stays the end token.
             source = [*source[: limit - 1], source[-1]]
-        room = self.max_target_tokens - len(mask)
+        room = (max_target_tokens or self.max_target_tokens) - len(mask)
         if len(target) > room:
             target = [*target[: room - 1], target[-1]]
         prompt = cut(source, limit, self.truncation)
@@ -94,12 +94,15 @@ class Seq2SeqBackbone(Pretrained):
         )
         return output.logits, batch["labels"]
 
-    def generate(self, model: nn.Module, batch: Batch, max_new_tokens: int) -> list[str]:
-        """Greedy answers, (N,) texts."""
+    def generate(
+        self, model: nn.Module, batch: Batch, max_new_tokens: int, *, top_k: int | None = None
+    ) -> list[str]:
+        """Greedy answers, (N,) texts; with ``top_k`` drawn by torch's global generator."""
         config: Any = model.config
         start = getattr(config, "decoder_start_token_id", None)
-        ids = greedy_ids(
+        ids = answer_ids(
             model,
+            top_k=top_k,
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,

@@ -2,5 +2,6 @@
 
 from kif_lightning.benchmarks.local import LocalBenchmark
 from kif_lightning.benchmarks.mini import MiniBenchmark
+from kif_lightning.benchmarks.streams import JointStream, SequentialStream
 
-__all__ = ["LocalBenchmark", "MiniBenchmark"]
+__all__ = ["JointStream", "LocalBenchmark", "MiniBenchmark", "SequentialStream"]

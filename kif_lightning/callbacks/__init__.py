@@ -1,7 +1,18 @@
 """Lightning glue: what happens at task boundaries, and what is shown meanwhile."""
 
 from kif_lightning.callbacks.fusion import KnowledgeFusion
+from kif_lightning.callbacks.magnitude_mask import MagnitudeMask
 from kif_lightning.callbacks.progress import TaskProgress
+from kif_lightning.callbacks.recurrent import RecurrentFusion
+from kif_lightning.callbacks.replay import FrozenUnits, FusionWithReplay
 from kif_lightning.callbacks.selection import SelectBestStep
 
-__all__ = ["KnowledgeFusion", "SelectBestStep", "TaskProgress"]
+__all__ = [
+    "FrozenUnits",
+    "FusionWithReplay",
+    "KnowledgeFusion",
+    "MagnitudeMask",
+    "RecurrentFusion",
+    "SelectBestStep",
+    "TaskProgress",
+]

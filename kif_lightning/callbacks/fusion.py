@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from kif_lightning.errors import UserError, require_between
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Boundary, LearningModule
+from kif_lightning.interfaces import Boundary, LearningModule, Parameters
 from kif_lightning.kif import SkillUnits, UnitClass, accumulate, classify, fuse_, min_max
 
 Partition = Callable[[Mapping[str, Tensor]], SkillUnits]
@@ -59,7 +60,8 @@ class KnowledgeFusion(Callback):
         self.boundary: Boundary | None = None
         self._unit_ids: tuple[str, ...] = ()
         self._accumulated: Tensor | None = None
-        self._units: SkillUnits | None = None
+        self.units: SkillUnits | None = None
+        """The partition of the present task's weights."""
         self._snapshot: dict[str, Tensor] = {}
 
     def check(self, module: LearningModule) -> None:
@@ -75,33 +77,35 @@ class KnowledgeFusion(Callback):
         """Partition the weights and, after the first task, keep the fused ones as they are now."""
         self.check(_learning(pl_module))
         parameters = _learning(pl_module).trainable_parameters
-        self._units = self.partition(parameters)
+        self.units = self.partition(parameters)
         if self._accumulated is None:
             return
-        if self._units.ids != self._unit_ids:
+        if self.units.ids != self._unit_ids:
             raise UserError(
                 f"The accumulated importance is of {len(self._unit_ids)} units, the model has "
-                f"{len(self._units)} now, or others: adapter and units must stay the same."
+                f"{len(self.units)} now, or others: adapter and units must stay the same."
             )
         self._snapshot = {name: p.detach().clone() for name, p in parameters.items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Score the units, fuse, accumulate."""
-        assert self._units is not None
+        """Identify, then fuse."""
+        self.identify(_learning(pl_module))
+        self.fuse(_learning(pl_module).trainable_parameters)
+
+    def identify(self, module: LearningModule) -> None:
+        """Score the units and set the weights of the past, without changing anything else."""
+        assert self.units is not None
         started = time.perf_counter()
-        parameters = _learning(pl_module).trainable_parameters
-        score = _learning(pl_module).identification.unit_scores(self._units)
+        score = module.identification.unit_scores(self.units)
         current = min_max(score)
         previous = weight = classes = None
         if self._accumulated is not None:
             previous = min_max(self._accumulated)
             weight = self.rule(previous, current)
-            fuse_(self._units, weight, self._snapshot, parameters)
             found = classify(previous, current, self.top_percent)
             classes = tuple(UnitClass(value).name.lower() for value in found.tolist())
         self._accumulated = accumulate(self._accumulated, score, self.beta)
-        self._unit_ids = self._units.ids
-        self._snapshot = {}
+        self._unit_ids = self.units.ids
         self.boundary = Boundary(
             unit_ids=self._unit_ids,
             score=score,
@@ -112,6 +116,17 @@ class KnowledgeFusion(Callback):
             classes=classes,
             seconds=time.perf_counter() - started,
         )
+
+    def fuse(self, parameters: Parameters) -> None:
+        """Fuse the weights before this task into the present ones; the first task is left as is."""
+        assert self.units is not None
+        assert self.boundary is not None, "identify() comes first"
+        started = time.perf_counter()
+        if self.boundary.weight is not None:
+            fuse_(self.units, self.boundary.weight, self._snapshot, parameters)
+        self._snapshot = {}
+        seconds = self.boundary.seconds + time.perf_counter() - started
+        self.boundary = replace(self.boundary, seconds=seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The accumulated importance and the units it belongs to."""

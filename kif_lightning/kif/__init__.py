@@ -11,6 +11,7 @@ from kif_lightning.kif.fusion import (
     min_max,
 )
 from kif_lightning.kif.importance import ImportanceTracker
+from kif_lightning.kif.recurrent import merge_, top_mask
 from kif_lightning.kif.units import SkillUnits, lora_rank_units, matrix_units
 
 __all__ = [
@@ -25,5 +26,7 @@ __all__ = [
     "fuse_",
     "lora_rank_units",
     "matrix_units",
+    "merge_",
     "min_max",
+    "top_mask",
 ]

@@ -106,6 +106,17 @@ class ImportanceTracker:
             yield bucket
 
     @torch.no_grad()
+    def weight_scores(self) -> dict[str, Tensor]:
+        """Score s of every weight, in float64: new tensors of the weights' shapes."""
+        scores = {}
+        for name, sensitivity in self.sensitivity.items():
+            score = _with_float64(sensitivity).to(torch.float64, copy=True)
+            if self.use_uncertainty:
+                score *= _with_float64(self.uncertainty[name])
+            scores[name] = score
+        return scores
+
+    @torch.no_grad()
     def unit_scores(self, units: SkillUnits) -> Tensor:
         """Raw score of every unit, float64, shape (U,), in the order of ``units.ids``.
 

@@ -67,21 +67,23 @@ def transfer_metrics(
     """Every metric of :data:`FORMULAS` whose inputs are there; the others are absent, never zero.
 
     Args:
-        matrix: (T, T) scores in percent; entries above the diagonal may be ``None``.
+        matrix: (T, T) scores in percent; entries above the diagonal may be ``None``. A single row
+            (1, T) of tasks learnt all at once has an average performance alone.
         single_task: (T,) scores of per-task training.
         untrained: (T,) scores of the model before the first task.
 
     Raises:
         ValueError: the matrix is empty or not square, or a vector has another length than T.
     """
-    num_tasks = len(matrix)
-    if num_tasks == 0 or any(len(row) != num_tasks for row in matrix):
+    num_tasks = len(matrix[0]) if len(matrix) > 0 else 0
+    at_once = len(matrix) == 1
+    if num_tasks == 0 or any(len(row) != (num_tasks if at_once else len(matrix)) for row in matrix):
         raise ValueError(f"The score matrix must be square, got rows {[len(r) for r in matrix]}.")
     for name, vector in (("single_task", single_task), ("untrained", untrained)):
         if vector is not None and len(vector) != num_tasks:
             raise ValueError(f"{name} must hold {num_tasks} scores, got {len(vector)}.")
     found = {"average_performance": average_performance(matrix)}
-    if num_tasks > 1:
+    if num_tasks > 1 and not at_once:
         found["forgetting_rate"] = forgetting_rate(matrix)
         found["backward_transfer"] = backward_transfer(matrix)
         if single_task is not None:

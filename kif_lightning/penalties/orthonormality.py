@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kif_lightning.errors import UserError, require_between
-from kif_lightning.interfaces import LearningModule, LossContext, Parameters
+from kif_lightning.interfaces import LearningModule, LearntTask, LossContext, Parameters
 
 
 class OrthonormalityPenalty:
@@ -43,7 +43,7 @@ class OrthonormalityPenalty:
     def begin_task(self, parameters: Parameters, task_index: int) -> None:
         """Nothing to prepare."""
 
-    def end_task(self, parameters: Parameters, task_index: int) -> None:
+    def end_task(self, parameters: Parameters, task_index: int, learnt: LearntTask) -> None:
         """Nothing to keep."""
 
     def state_dict(self) -> dict[str, Any]:

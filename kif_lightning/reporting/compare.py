@@ -1,59 +1,83 @@
-"""Finished runs side by side: what each task scored at first and scores at the end."""
+"""Finished runs side by side: what each task scored, and a summary over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from kif_lightning.errors import UserError
+from kif_lightning.metrics.transfer import FORMULAS, forward_transfer_vs_single_task
 from kif_lightning.reporting.console import RunConsole, stamped
 from kif_lightning.storage import read_json
 
 MUST_MATCH = (
     "benchmark", "order", "data_sha256", "rows", "metrics", "backbone", "weights", "lora", "optim",
-    "prompt_and_decoding", "seed", "epochs", "effective_batch",
+    "prompt_and_decoding", "epochs", "effective_batch",
 )  # fmt: skip
 """Keys of the protocol stamp in which runs must agree for their methods to be comparable."""
 Results = Mapping[str, Any]
+VS_SINGLE = "forward_transfer_vs_single_task"
+MAX_COLUMNS = 6
+"""Runs whose tasks are shown side by side; more would not fit a terminal."""
 
 
-def read_runs(folders: Sequence[Path]) -> list[tuple[str, Results]]:
-    """(label, results) of each run: the method's name, or the folder's where methods repeat.
+@dataclass(frozen=True)
+class Group:
+    """The runs of one method with one set of settings, one a seed."""
+
+    label: str
+    runs: tuple[Results, ...]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Group]:
+    """The runs by method, in the order given.
+
+    Args:
+        folders: run folders, or folders that hold run folders.
 
     Raises:
-        UserError: fewer than two runs, one given twice or not finished, or protocols that differ.
+        UserError: fewer than two runs, one given twice or not finished, protocols that differ.
     """
-    if len({folder.resolve() for folder in folders}) < max(2, len(folders)):
+    found = [run for folder in folders for run in _runs_in(folder)]
+    if len({folder.resolve() for folder in found}) < max(2, len(found)):
         raise UserError(
             f"A comparison needs at least two different run folders, got "
-            f"{', '.join(map(str, folders)) or 'none'}."
+            f"{', '.join(map(str, found or folders)) or 'none'}."
         )
-    unfinished = [str(folder) for folder in folders if not (folder / "results.json").is_file()]
-    if unfinished:
+    results = {folder: read_json(folder / "results.json") for folder in found}
+    _check_same_protocol(results)
+    return _labelled(results)
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    if (folder / "results.json").is_file():
+        return [folder]
+    runs = sorted(path.parent for path in folder.rglob("results.json"))
+    open_runs = sorted(p.parent for p in folder.rglob("config.yaml") if p.parent not in runs)
+    if open_runs or not runs:
         raise UserError(
             f"Expected folders of finished runs, but there is no results.json in "
-            f"{', '.join(unfinished)}: run them to the end first."
+            f"{', '.join(map(str, open_runs or [folder]))}: run them to the end first."
         )
-    results = [read_json(folder / "results.json") for folder in folders]
-    _check_same_protocol(folders, results)
-    methods = [found["protocol"]["method"] for found in results]
-    labels = methods if len(set(methods)) == len(methods) else [str(f) for f in folders]
-    return list(zip(labels, results, strict=True))
+    return runs
 
 
-def _check_same_protocol(folders: Sequence[Path], results: Sequence[Results]) -> None:
-    first = _comparable(results[0]["protocol"])
-    for folder, found in zip(folders[1:], results[1:], strict=True):
+def _check_same_protocol(results: Mapping[Path, Results]) -> None:
+    (reference, first), *others = results.items()
+    expected = _comparable(first["protocol"])
+    for folder, found in others:
         other = _comparable(found["protocol"])
-        differing = [key for key in MUST_MATCH if other.get(key) != first.get(key)]
+        differing = [key for key in MUST_MATCH if other.get(key) != expected.get(key)]
         if differing:
             raise UserError(
-                f"{folder} was measured under another protocol than {folders[0]} (different: "
-                f"{', '.join(differing)}): compare runs that differ in the method alone."
+                f"{folder} was measured under another protocol than {reference} (different: "
+                f"{', '.join(differing)}): compare runs that differ in method and seed alone."
             )
 
 
@@ -65,30 +89,159 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     return {**protocol, "prompt_and_decoding": prompt}
 
 
-def show_comparison(runs: Sequence[tuple[str, Results]], console: RunConsole) -> None:
-    """One row a task, one column a run: 'just learnt -> at the end'; then the transfer metrics."""
-    first = runs[0][1]
+def _labelled(results: Mapping[Path, Results]) -> list[Group]:
+    """Runs of the same settings and different seeds together; what names do not tell, paths do."""
+    groups: dict[tuple[str, str], list[tuple[Path, Results]]] = {}
+    for folder, found in results.items():
+        protocol = found["protocol"]
+        settings = repr(protocol.get("method_settings"))
+        groups.setdefault((protocol["method"], settings), []).append((folder, found))
+    methods = [method for method, _ in groups]
+    named = []
+    for (method, _), runs in groups.items():
+        seeds = [found["protocol"]["seed"] for _, found in runs]
+        if len(set(seeds)) < len(seeds):
+            named += [Group(str(folder), (found,)) for folder, found in runs]
+        elif methods.count(method) > 1:
+            named.append(Group(str(runs[0][0]), tuple(found for _, found in runs)))
+        else:
+            named.append(Group(method, tuple(found for _, found in runs)))
+    return named
+
+
+def show_comparison(groups: Sequence[Group], console: RunConsole) -> None:
+    """Few runs: one row a task, 'just learnt -> at the end'; then one row a method, its summary."""
+    stand_ins = groups[0].runs[0].get("stand_ins", [])
+    if sum(len(group.runs) for group in groups) <= MAX_COLUMNS:
+        title = "Percent on each task, when just learnt -> at the end of the stream"
+        console.say(stamped(title, stand_ins))
+        console.console.print(_task_table(groups))
+    table = Table(box=None, padding=(0, 2))
+    for place, name in enumerate(HEADER):
+        table.add_column(name, justify="right" if place > 1 else "left", no_wrap=True)
+    for row in summary(groups):
+        table.add_row(*[escape(cell) for cell in row])
+    console.say(stamped("Summary, percent (mean ± standard deviation over seeds)", stand_ins))
+    console.console.print(table)
+    for name in formulas(groups):
+        console.say(f"  {name} = {FORMULAS[name]}")
+
+
+def markdown(groups: Sequence[Group]) -> str:
+    """The summary as a Markdown table."""
+    rows = [HEADER, ["---"] * len(HEADER), *summary(groups)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+HEADER = (
+    "method", "seeds", "AP", "forgetting", "BWT", "FWT", "trained weights", "memory rows",
+    "seconds",
+)  # fmt: skip
+
+
+def summary(groups: Sequence[Group]) -> list[list[str]]:
+    """One row a method, the best first, in the columns of :data:`HEADER`.
+
+    What is not known stays empty.
+
+    FWT is :data:`VS_SINGLE`: the single-task scores are those of a run among these, with the same
+    seed, whose method declares itself the reference.
+    """
+    single = {
+        found["protocol"]["seed"]: [row[i] for i, row in enumerate(found["score_matrix"])]
+        for group in groups
+        for found in group.runs
+        if _is_reference(found)
+    }
+
+    def versus_single(found: Results) -> float | None:
+        scores, matrix = single.get(found["protocol"]["seed"]), found["score_matrix"]
+        if scores is None or _is_reference(found) or len(matrix) != len(scores):
+            return None
+        return forward_transfer_vs_single_task(matrix, scores)
+
+    rows = []
+    for group in sorted(groups, key=lambda g: -mean(_values(g, _metric("average_performance")))):
+        seeds = sorted(found["protocol"]["seed"] for found in group.runs)
+        rows.append(
+            [
+                group.label,
+                ", ".join(map(str, seeds)),
+                *[
+                    _spread(_values(group, value))
+                    for value in (
+                        _metric("average_performance"),
+                        _metric("forgetting_rate"),
+                        _metric("backward_transfer"),
+                        versus_single,
+                    )
+                ],
+                _weights(group.runs[0]["cost"]),
+                str(group.runs[0]["cost"].get("memory_rows", "")),
+                _spread(_values(group, lambda found: found["cost"]["seconds"]["total"]), 0),
+            ]
+        )
+    return rows
+
+
+def formulas(groups: Sequence[Group]) -> list[str]:
+    """Names of the metrics that the summary shows."""
+    named = {name for group in groups for found in group.runs for name in found["metrics"]}
+    if any(_is_reference(found) for group in groups for found in group.runs):
+        named.add(VS_SINGLE)
+    return [name for name in FORMULAS if name in named]
+
+
+def _is_reference(found: Results) -> bool:
+    return bool((found["protocol"].get("method_settings") or {}).get("single_task_reference"))
+
+
+def _metric(name: str) -> Callable[[Results], float | None]:
+    return lambda found: found["metrics"].get(name)
+
+
+def _values(group: Group, value: Callable[[Results], float | None]) -> list[float]:
+    """The value of every run; none if one lacks it."""
+    values = [value(found) for found in group.runs]
+    known = [number for number in values if number is not None]
+    return known if len(known) == len(values) else []
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    if not values:
+        return ""
+    middle = f"{mean(values):.{digits}f}"
+    return middle if len(values) == 1 else f"{middle} ± {stdev(values):.{digits}f}"
+
+
+def _weights(cost: Mapping[str, Any]) -> str:
+    trainable, kept = cost.get("trainable_weights"), cost.get("learnt_weights")
+    if trainable is None:
+        return ""
+    return f"{trainable:,}" if kept in (None, trainable) else f"{trainable:,} ({kept:,} kept)"
+
+
+def _task_table(groups: Sequence[Group]) -> Table:
     table = Table(box=None, padding=(0, 2))
     table.add_column("")
-    for label, _ in runs:
-        table.add_column(escape(label), justify="right", no_wrap=True)
-    for index, task in enumerate(first["tasks"]):
-        cells = [_course(found["score_matrix"], index) for _, found in runs]
+    columns = [(group, found) for group in groups for found in group.runs]
+    for group, found in columns:
+        seed = f", seed {found['protocol']['seed']}" if len(group.runs) > 1 else ""
+        table.add_column(escape(f"{group.label}{seed}"), justify="right", no_wrap=True)
+    for index, task in enumerate(columns[0][1]["tasks"]):
+        cells = [_course(found["score_matrix"], index) for _, found in columns]
         table.add_row(f"{index + 1} {task['name']}", *cells)
     table.add_section()
-    formulas = {name: text for _, found in runs for name, text in found["formulas"].items()}
-    for name in formulas:
-        values = [found["metrics"].get(name) for _, found in runs]
-        table.add_row(name, *["" if value is None else f"{value:.1f}" for value in values])
-    minutes = [found["cost"]["seconds"]["total"] / 60 for _, found in runs]
+    for name in FORMULAS:
+        values = [found["metrics"].get(name) for _, found in columns]
+        if any(value is not None for value in values):
+            table.add_row(name, *["" if value is None else f"{value:.1f}" for value in values])
+    minutes = [found["cost"]["seconds"]["total"] / 60 for _, found in columns]
     table.add_row("minutes", *[f"{value:.1f}" for value in minutes])
-    title = "Percent on each task, when just learnt -> at the end of the stream"
-    console.say(stamped(title, first.get("stand_ins", [])))
-    console.console.print(table)
-    for name, formula in formulas.items():
-        console.say(f"  {name} = {formula}")
+    return table
 
 
 def _course(matrix: Sequence[Sequence[float | None]], task: int) -> str:
-    learnt, at_the_end = matrix[task][task], matrix[-1][task]
-    return " -> ".join("" if score is None else f"{score:.1f}" for score in (learnt, at_the_end))
+    """Tasks learnt all at once have no way, only an end."""
+    course = [matrix[task][task], matrix[-1][task]] if len(matrix) > 1 else [matrix[0][task]]
+    return " -> ".join("" if score is None else f"{score:.1f}" for score in course)

@@ -37,8 +37,9 @@ class RunConsole:
         names: Sequence[str],
         matrix: Sequence[Sequence[float | None]],
         untrained: Sequence[float | None] | None = None,
+        phases: Sequence[str] | None = None,
     ) -> None:
-        """Rows: after which task; columns: score on which task, in percent."""
+        """Rows: after which phase (None: each task is one); columns: score on which task."""
         table = Table(
             title=self._title("Score matrix (percent)"),
             title_justify="left",
@@ -54,7 +55,7 @@ class RunConsole:
             table.add_row("(untrained)", *[_percent(score, digits) for score in untrained])
         for index, row in enumerate(matrix):
             cells = [_percent(score, digits) for score in row]
-            table.add_row(f"{index + 1} {names[index]}", *cells)
+            table.add_row(f"{index + 1} {(phases or names)[index]}", *cells)
         self.console.print(table)
 
     def metrics(self, metrics: Mapping[str, float], formulas: Mapping[str, str]) -> None:
@@ -71,7 +72,8 @@ class RunConsole:
         """Matrix and metrics of a finished run."""
         self.stand_ins = results.get("stand_ins", [])
         names = [task["name"] for task in results["tasks"]]
-        self.score_matrix(names, results["score_matrix"], results["untrained"])
+        phases = [phase["name"] for phase in results["phases"]]
+        self.score_matrix(names, results["score_matrix"], results["untrained"], phases)
         self.metrics(results["metrics"], results["formulas"])
 
     def _title(self, text: str) -> str:

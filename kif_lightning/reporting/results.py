@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kif_lightning.metrics.transfer import FORMULAS, transfer_metrics
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def results_record(
@@ -18,12 +18,14 @@ def results_record(
     score_matrix: Sequence[Sequence[float | None]],
     untrained: Sequence[float | None] | None,
     tasks: Sequence[dict[str, Any]],
+    phases: Sequence[dict[str, Any]],
     stand_ins: Sequence[str],
     protocol: dict[str, Any],
     cost: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of ``results.json``; metrics are recomputed from the matrix.
 
+    ``tasks``: what is evaluated, the matrix's columns; ``phases``: what was trained on, its rows.
     ``stand_ins`` says which parts only stand for real ones (``stand-in data``, ``stand-in model``).
     """
     metrics = transfer_metrics(score_matrix, untrained=untrained)
@@ -35,6 +37,7 @@ def results_record(
         "metrics": metrics,
         "formulas": {name: FORMULAS[name] for name in metrics},
         "tasks": list(tasks),
+        "phases": list(phases),
         "protocol": protocol,
         "cost": cost,
     }

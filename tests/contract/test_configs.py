@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import kif_lightning
 from kif_lightning.assembly import Parts, build_parts
 from kif_lightning.errors import UserError
+from kif_lightning.interfaces import ChecksModule
 from kif_lightning.module import ContinualModule
 from kif_lightning.paths import conf_dir
 
@@ -23,14 +24,15 @@ CONF = Path(conf_dir())
 FILES = sorted(path.relative_to(CONF) for path in CONF.rglob("*.yaml") if path.parent != CONF)
 OPTIONS = [path.with_suffix("") for path in FILES if not path.name.startswith("_")]
 DESCRIPTION = ("name", "title", "paper")
-COSTS = ("needs_memory", "needs_task_id", "grows_with_tasks")
+COSTS = ("needs_memory", "needs_task_id", "grows_with_tasks", "single_task_reference")
 
 
 def of_group(group: str) -> list[str]:
     return [option.name for option in OPTIONS if option.parent.as_posix() == group]
 
 
-METHODS = of_group("method")
+METHODS = [*of_group("method"), *(f"ablation/{name}" for name in of_group("method/ablation"))]
+NAMES = [method.split("/")[-1] for method in METHODS]
 
 
 @cache
@@ -66,9 +68,10 @@ def tiny(tiny_t5: Path, toy_data: Path) -> Tiny:
 
 
 def choice(group: str, option: str) -> str:
-    """The command-line word that takes an option; experiments stand in folders of one group."""
-    if group.split("/")[0] == "experiment":
-        return f"+experiment={'/'.join([*group.split('/')[1:], option])}"
+    """The command-line word that takes an option; some stand in folders of one group."""
+    top, *folders = group.split("/")
+    if top == "experiment" or folders == ["ablation"]:
+        return f"{'+' * (top == 'experiment')}{top}={'/'.join([*folders, option])}"
     return f"{group}={option}"
 
 
@@ -97,12 +100,16 @@ def test_every_option_composes_and_resolves(option: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_describes_itself(method: str) -> None:
     found = composed(f"method={method}").method
-    assert found.name == method
+    assert found.name == method.split("/")[-1]
     assert all(isinstance(found[key], str) and found[key] for key in DESCRIPTION)
     assert all(isinstance(found[key], bool) for key in COSTS)
-    assert set(found.fixes) == {"precision", "gradient_clip", "truncation", "loss_mean"}
+    assert set(found.fixes) == FIXES
+    assert all(isinstance(text, str | None) for text in found.published.values())
     own = raw(f"method/{method}")
     assert all(key in own for key in DESCRIPTION), "its own, not its parent's"
+
+
+FIXES = {"precision", "gradient_clip", "truncation", "loss_mean", "lr_factor"}
 
 
 def test_methods_do_not_share_titles() -> None:
@@ -132,8 +139,9 @@ def test_a_method_builds_on_a_tiny_model(method: str, tiny: Tiny) -> None:
     assert [task.name for task in parts.benchmark.tasks] == ["colour", "shape"]
     module = learning_module(parts)
     assert module.trainable_parameters
-    for part in (*parts.penalties.values(), *parts.boundary.values()):
-        part.check(module)
+    for part in (*parts.penalties.values(), *parts.gradient.values(), *parts.boundary.values()):
+        if isinstance(part, ChecksModule):
+            part.check(module)
     optimizer = parts.optimizer(list(module.trainable_parameters.values()))
     parts.schedule(optimizer=optimizer, num_training_steps=4)
     learnt = sum(len(group["params"]) for group in optimizer.param_groups)
@@ -142,7 +150,10 @@ def test_a_method_builds_on_a_tiny_model(method: str, tiny: Tiny) -> None:
         "importance": parts.identification is not None,
         "selection": parts.selection is not None,
         "penalty": bool(parts.penalties),
+        "gradient": bool(parts.gradient),
         "boundary": bool(parts.boundary),
+        "memory": parts.memory is not None,
+        "rehearsal": parts.rehearsal is not None,
     }
     for slot, there in filled.items():
         assert there == bool(config.method[slot]), slot
@@ -314,7 +325,7 @@ def method_names_in(source: str, names: list[str]) -> list[str]:
 
 def test_no_python_file_names_a_method() -> None:
     for path in Path(kif_lightning.__file__).parent.rglob("*.py"):
-        found = method_names_in(path.read_text(encoding="utf-8"), METHODS)
+        found = method_names_in(path.read_text(encoding="utf-8"), NAMES)
         assert not found, f"{path.name}: variation is an injected object, never a name: {found}"
 
 
@@ -322,4 +333,4 @@ def test_the_search_for_names_finds_them() -> None:
     source = (
         '"""kif"""\ndef f():\n    """seq_lora"""\n    return x == "kif" or f"use seq_lora{x}"\n'
     )
-    assert method_names_in(source, METHODS) == ["kif", "use seq_lora"]
+    assert method_names_in(source, NAMES) == ["kif", "use seq_lora"]

@@ -146,7 +146,7 @@ def test_full_fine_tuning_learns_the_toy_task(
             request,
             tmp_path / "run",
             "method=seq_full",
-            "optim.lr=1e-2",
+            "optim.lr=0.1",
             "optim.epochs=20",
             "benchmark.order=[colour]",
         )
@@ -175,7 +175,7 @@ def test_the_official_variant_holds_rows_out(
             "optim.micro_batch_size=2",
         )
     )
-    assert [task["train_rows"] for task in results["tasks"]] == [12, 12]
+    assert [phase["train_rows"] for phase in results["phases"]] == [12, 12]
     assert results["protocol"]["gradient_clip"] == 1.0
     assert results["protocol"]["prompt_and_decoding"]["truncation"] == "right"
 

@@ -37,7 +37,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def outcome(folder: Path) -> Any:
     """Everything of a run but the seconds and the memory."""
     results = json.loads((folder / "results.json").read_text())
-    for task in results["tasks"]:
+    for task in results["phases"]:
         del task["seconds"]
     importance = {p.name: json.loads(p.read_text()) for p in (folder / "importance").iterdir()}
     for record in importance.values():
@@ -72,7 +72,7 @@ def test_files_agree_with_each_other_and_with_the_rows(
     assert metrics["forward_transfer_zero_shot"] == pytest.approx(zero_shot)
     assert metrics["average_performance"] == pytest.approx(sum(matrix[1]) / 2)
     assert metrics["backward_transfer"] == pytest.approx(matrix[1][0] - matrix[0][0])
-    assert [task["optimizer_steps"] for task in results["tasks"]] == [2, 2]
+    assert [phase["optimizer_steps"] for phase in results["phases"]] == [2, 2]
     stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     assert stored == launch.run_settings(config("run", *options))
 
@@ -156,8 +156,8 @@ def test_interruption_within_a_task_changes_nothing(
 
 def test_broken_step_is_counted_and_told(config: Any, tmp_path: Path) -> None:
     results, said = run_stream(config("run", BROKEN % "[1]"))
-    assert [task["skipped_steps"] for task in results["tasks"]] == [1, 0]
-    assert [task["optimizer_steps"] for task in results["tasks"]] == [1, 2]
+    assert [phase["skipped_steps"] for phase in results["phases"]] == [1, 0]
+    assert [phase["optimizer_steps"] for phase in results["phases"]] == [1, 2]
     assert "colour: 1 optimizer steps skipped" in said
     assert said.count("steps skipped") == 1
 

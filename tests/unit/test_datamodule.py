@@ -21,7 +21,7 @@ def plan(batch: int = 4, micro: int = 2, seed: int = 1, task: str = "colour") ->
         batch_size=batch,
         micro_batch_size=micro,
         seed=seed,
-        task_name=task,
+        purpose=(task, "row order"),
     )
 
 
@@ -147,7 +147,7 @@ def test_evaluation_batches_are_sorted_and_cover_each_row_once(tiny_t5: Path) ->
     loaded = data(tiny_t5)
     loaders = loaded.evaluation_dataloaders([1, 0])
     for loader, index in zip(loaders, [1, 0], strict=True):
-        task, batches = loaded.tasks[index], list(loader)
+        task, batches = loaded.test_tasks[index], list(loader)
         rows = [row for batch in batches for row in batch["rows"]]
         assert sorted(rows) == list(range(len(task.test)))
         assert all(len(batch["rows"]) <= 4 for batch in batches)

@@ -13,9 +13,9 @@ import kif_lightning
 
 PACKAGE = "kif_lightning"
 LAYERS: dict[int, tuple[str, ...]] = {
-    0: ("__init__", "errors", "seeding", "kif", "metrics", "memory"),
+    0: ("__init__", "errors", "seeding", "kif", "metrics"),
     1: ("interfaces",),
-    2: ("penalties", "adapters", "backbones", "benchmarks"),
+    2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
     3: ("identification", "module", "datamodule", "callbacks"),
     4: ("run_state", "assembly", "runner", "plan", "launch"),
     5: ("__main__", "cli"),

@@ -108,7 +108,7 @@ def test_state_and_parts_come_back(folder: RunFolder) -> None:
         next_task=1,
         score_matrix=[[71.5, None]],
         untrained=[1 / 3, 0.0],
-        tasks=[{"name": "colour", "last_loss": None, "seconds": {"train": 0.1}}],
+        phases=[{"name": "colour", "last_loss": None, "seconds": {"train": 0.1}}],
         logged_steps=12,
     )
     weights = torch.tensor([1 / 3, float("nan")]).bfloat16()

@@ -166,6 +166,22 @@ def test_matrix_scores_are_means_of_the_weight_scores(
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("use_uncertainty", [True, False])
+def test_weight_scores_in_float64(use_uncertainty: bool, dtype: torch.dtype) -> None:
+    # I is about 1e-24, its square 1e-48: zero in float32.
+    steps = random_steps(SHAPES, dtype=dtype, scale=1e-12)
+    tracker = track(steps, use_uncertainty=use_uncertainty)
+    scores = tracker.weight_scores()
+    assert list(scores) == list(SHAPES)
+    for name, score in scores.items():
+        sensitivity, uncertainty = naive(steps, name)
+        expected = sensitivity * uncertainty if use_uncertainty else sensitivity
+        np.testing.assert_allclose(score.numpy(), expected, rtol=1e-4)
+        score.zero_()
+        assert tracker.sensitivity[name].all()  # not the tracker's own memory
+
+
 def test_scores_too_small_for_float32_are_not_lost() -> None:
     # I is about 1e-24, its square 1e-48 and a pair's product 1e-96: zero in float32.
     steps = random_steps(SHAPES, dtype=torch.float32, scale=1e-12)

@@ -89,7 +89,7 @@ def test_a_missing_score_of_another_run(
     assert set(found) == set(FORMULAS) - absent
 
 
-@pytest.mark.parametrize("matrix", [[], [[1.0, 2.0]], [[1.0], [2.0]], [[1.0, 2.0], [3.0]]])
+@pytest.mark.parametrize("matrix", [[], [[]], [[1.0], [2.0]], [[1.0, 2.0], [3.0]]])
 def test_a_matrix_that_is_not_square(matrix: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="score matrix must be square"):
         transfer_metrics(matrix)
@@ -99,3 +99,8 @@ def test_a_matrix_that_is_not_square(matrix: list[list[float]]) -> None:
 def test_a_vector_of_another_length(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must hold 3 scores, got 2"):
         transfer_metrics(MATRIX, **{name: [1.0, 2.0]})
+
+
+def test_tasks_learnt_at_once_have_an_average_alone() -> None:
+    assert transfer_metrics([[30.0, 60.0, 90.0]]) == {"average_performance": 60.0}
+    assert transfer_metrics([[30.0, None]]) == {}

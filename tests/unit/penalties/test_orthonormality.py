@@ -56,7 +56,14 @@ def reference(parameters: dict[str, Any]) -> float:
 def context(parameters: dict[str, Any]) -> LossContext:
     empty = torch.empty(0)
     return LossContext(
-        parameters=parameters, model=nn.Identity(), batch={}, logits=empty, labels=empty
+        parameters=parameters,
+        model=nn.Identity(),
+        batch={},
+        logits=empty,
+        labels=empty,
+        answer_logits=lambda model, batch: (empty, empty),
+        step_tokens=1,
+        step_micro_batches=1,
     )
 
 

@@ -14,7 +14,14 @@ from typer.testing import CliRunner
 
 from kif_lightning.cli import app
 from kif_lightning.errors import UserError
-from kif_lightning.reporting.compare import MUST_MATCH, read_runs, show_comparison
+from kif_lightning.reporting.compare import (
+    HEADER,
+    MUST_MATCH,
+    markdown,
+    read_runs,
+    show_comparison,
+    summary,
+)
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import results_record
 
@@ -25,8 +32,9 @@ def record(method: str, *, stand_ins: tuple[str, ...] = (), **protocol: Any) -> 
         score_matrix=matrix,
         untrained=None,
         tasks=[{"name": "one"}, {"name": "two"}],
+        phases=[],
         stand_ins=stand_ins,
-        protocol={**dict.fromkeys(MUST_MATCH, 1), "method": method, **protocol},
+        protocol={**dict.fromkeys(MUST_MATCH, 1), "method": method, "seed": 1, **protocol},
         cost={"seconds": {"total": 90.0}},
     )
 
@@ -77,7 +85,7 @@ def test_another_protocol_is_refused(key: str, tmp_path: Path) -> None:
 def test_two_runs_of_one_method_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     same = record("plain")
     folders = [folder(tmp_path / name, copy.deepcopy(same)) for name in ("a", "b")]
-    assert [label for label, _ in read_runs(folders)] == [str(path) for path in folders]
+    assert [group.label for group in read_runs(folders)] == [str(path) for path in folders]
 
 
 def test_what_a_method_fixes_is_part_of_the_method(tmp_path: Path) -> None:
@@ -88,13 +96,79 @@ def test_what_a_method_fixes_is_part_of_the_method(tmp_path: Path) -> None:
     assert len(read_runs(folders)) == 2
 
 
-def test_a_metric_that_only_one_run_has_is_shown(tmp_path: Path) -> None:
-    richer = record("protected")
-    richer["formulas"]["extra"] = "a formula"
-    richer["metrics"]["extra"] = 12.5
-    text = shown(folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", richer))
-    assert "12.5" in text
-    assert "extra = a formula" in text
+def seeded(method: str, seed: int, learnt: list[float], end: list[float], **more: Any) -> Any:
+    """A run of two tasks that scored so when just learnt and at the end."""
+    return results_record(
+        score_matrix=[[learnt[0], None], end],
+        untrained=None,
+        tasks=[{"name": "one"}, {"name": "two"}],
+        phases=[],
+        stand_ins=(),
+        protocol={**dict.fromkeys(MUST_MATCH, 1), "method": method, "seed": seed, **more},
+        cost={
+            "seconds": {"total": 60.0 * seed},
+            "trainable_weights": 1000,
+            "learnt_weights": 2000 if method == "own" else 1000,
+            "memory_rows": 4,
+        },
+    )
+
+
+REFERENCE = {"method_settings": {"single_task_reference": True}}
+
+
+def test_the_summary_is_over_seeds_and_joins_the_single_task_scores(tmp_path: Path) -> None:
+    runs = [
+        seeded("plain", 1, [80], [40, 60]),
+        seeded("plain", 2, [90], [50, 70]),
+        seeded("own", 1, [85], [85, 75], **REFERENCE),
+        seeded("own", 2, [80], [80, 90], **REFERENCE),
+    ]
+    for place, run in enumerate(runs):
+        folder(tmp_path / str(place), run)
+    text = markdown(read_runs([tmp_path])).splitlines()  # the best first
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text]
+    # AP 50 and 60; BWT -40 and -40; FWT: mean(80-85, 60-75) = -10, mean(90-80, 70-90) = -5.
+    assert dict(zip(cells[0], cells[3], strict=True)) == {
+        "method": "plain",
+        "seeds": "1, 2",
+        "AP": "55.0 ± 7.1",
+        "forgetting": "40.0 ± 0.0",
+        "BWT": "-40.0 ± 0.0",
+        "FWT": "-7.5 ± 3.5",
+        "trained weights": "1,000",
+        "memory rows": "4",
+        "seconds": "90 ± 42",
+    }
+    reference_row = dict(zip(cells[0], cells[2], strict=True))
+    assert reference_row["FWT"] == "", "it would be compared with itself"
+    assert reference_row["trained weights"] == "1,000 (2,000 kept)"
+
+
+def test_without_a_reference_of_the_seed_fwt_is_absent(tmp_path: Path) -> None:
+    folders = [
+        folder(tmp_path / "a", seeded("plain", 1, [80], [40, 60])),
+        folder(tmp_path / "b", seeded("own", 2, [85], [85, 75], **REFERENCE)),
+    ]
+    rows = {row[0]: row for row in summary(read_runs(folders))}
+    assert rows["plain"][HEADER.index("FWT")] == ""
+
+
+def test_tasks_learnt_at_once_have_no_way_only_an_end(tmp_path: Path) -> None:
+    joint = record("joint")
+    joint["score_matrix"] = [[55.0, 66.0]]
+    joint["metrics"] = {"average_performance": 60.5}
+    text = shown(folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", joint))
+    lines = {line.strip().split("  ")[0]: line.split() for line in text.splitlines()}
+    assert lines["1 one"] == "1 one 80.0 -> 30.0 55.0".split()
+
+
+def test_an_unfinished_run_in_a_folder_of_runs_is_told(tmp_path: Path) -> None:
+    folder(tmp_path / "a", record("plain"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "config.yaml").write_text("seed: 1")
+    with pytest.raises(UserError, match=r"no results\.json in"):
+        read_runs([tmp_path])
 
 
 def test_the_command_tells_mistakes_in_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""How a benchmark's tasks are learnt: one after another, or all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kif_lightning.interfaces import Row, Task
+
+
+class SequentialStream:
+    """One task after another, in the benchmark's order: continual learning."""
+
+    def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """The tasks themselves."""
+        return tuple(tasks)
+
+    def num_seen(self, phase: int, num_tasks: int) -> int:
+        """Tasks up to this one."""
+        return phase + 1
+
+
+class JointStream:
+    """All tasks at once, their rows shuffled together: the upper bound of continual learning."""
+
+    def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
+        """One task with all train rows and no test rows."""
+        rows = tuple(
+            Row(id=f"{task.name}/{row.id}", input=row.input, output=row.output)
+            for task in tasks
+            for row in task.train
+        )
+        joint = Task(
+            name="all_tasks",
+            kind="generation",
+            metric="",
+            train=rows,
+            test=(),
+            labels=(),
+            sha256={},
+        )
+        return (joint,)
+
+    def num_seen(self, phase: int, num_tasks: int) -> int:
+        """All of them."""
+        return num_tasks

@@ -1,0 +1,153 @@
+"""KIF-M: fusion at the task boundary with a replay of the memory beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from kif_lightning.callbacks.fusion import KnowledgeFusion
+from kif_lightning.errors import require_choice, require_count
+from kif_lightning.interfaces import Boundary, FitRows, LearningModule, Parameters, Row
+from kif_lightning.kif import SkillUnits, UnitClass
+
+CURRENT_SPECIFIC = UnitClass.CURRENT_SPECIFIC.name.lower()
+
+
+class FusionWithReplay(Callback):
+    """Knowledge fusion and, after or before it, training on the rows kept of past tasks (KIF-M).
+
+    Our reading of the paper's Figure 3: during the replay the units that are specific to the
+    current task are fixed, all others learn; the accumulated importance stays as it was.
+
+    Args:
+        fusion: knowledge fusion; this callback runs its hooks.
+        position: ``after_fusion``: replay on the fused weights; ``before_fusion``: on the task's
+            own weights, which are fused afterwards.
+        epochs: over the memory.
+
+    Raises:
+        UserError: an unknown position, fewer than one epoch, and what the fusion raises.
+    """
+
+    def __init__(
+        self,
+        *,
+        fusion: KnowledgeFusion,
+        position: Literal["after_fusion", "before_fusion"] = "after_fusion",
+        epochs: int = 1,
+    ) -> None:
+        require_choice("replay.position", position, ("after_fusion", "before_fusion"))
+        require_count("replay.epochs", epochs)
+        self.fusion = fusion
+        self.position = position
+        self.epochs = epochs
+
+    @property
+    def boundary(self) -> Boundary | None:
+        """What the fusion did at the last boundary."""
+        return self.fusion.boundary
+
+    def check(self, module: LearningModule) -> None:
+        """Refuse what fusion refuses."""
+        self.fusion.check(module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The fusion's snapshot."""
+        self.fusion.on_train_start(trainer, pl_module)
+
+    def at_boundary(
+        self, module: LearningModule, memory_rows: Sequence[Row], fit_rows: FitRows
+    ) -> None:
+        """Identify, then fuse and replay in the chosen order; no memory yet: fuse alone."""
+        self.fusion.identify(module)
+        if self.position == "before_fusion":
+            self._replay(module, memory_rows, fit_rows)
+        self.fusion.fuse(module.trainable_parameters)
+        if self.position == "after_fusion":
+            self._replay(module, memory_rows, fit_rows)
+
+    def _replay(
+        self, module: LearningModule, memory_rows: Sequence[Row], fit_rows: FitRows
+    ) -> None:
+        boundary, units = self.fusion.boundary, self.fusion.units
+        if not memory_rows or boundary is None or boundary.classes is None:
+            return
+        assert units is not None
+        fixed = torch.tensor([name == CURRENT_SPECIFIC for name in boundary.classes])
+        frozen = FrozenUnits(units, fixed, module.trainable_parameters)
+        fit_rows(memory_rows, epochs=self.epochs, callbacks=[frozen])
+
+    def state_dict(self) -> dict[str, Any]:
+        """The fusion's."""
+        return self.fusion.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self.fusion.load_state_dict(state_dict)
+
+
+class FrozenUnits(Callback):
+    """Units that get no update at all: no gradient, so no momentum, and no weight decay.
+
+    An optimizer knows whole tensors, a rank unit is a row of A and a column of B: the gradient of
+    the frozen part is zero, and what the optimizer still does to it (decay) is undone bit for bit
+    before the next forward pass.
+
+    Args:
+        units: the partition of the weights.
+        frozen: (U,) bool.
+        parameters: the weights as they are to stay.
+    """
+
+    def __init__(self, units: SkillUnits, frozen: Tensor, parameters: Parameters) -> None:
+        self.masks = frozen_masks(units, frozen, parameters)
+        self._kept = {name: parameters[name].detach()[mask] for name, mask in self.masks.items()}
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Zero the gradient of the frozen part, before clipping."""
+        for name, parameter in _trainable(pl_module).items():
+            if name in self.masks and parameter.grad is not None:
+                parameter.grad.masked_fill_(self.masks[name].to(parameter.device), 0.0)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
+    ) -> None:
+        """Undo what the optimizer did to the frozen part without a gradient."""
+        with torch.no_grad():
+            for name, parameter in _trainable(pl_module).items():
+                if name in self.masks:
+                    mask = self.masks[name].to(parameter.device)
+                    parameter[mask] = self._kept[name].to(parameter.device)
+
+
+def frozen_masks(
+    units: SkillUnits, frozen: Tensor, parameters: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Bool masks in the parameters' shapes, True where a frozen unit owns the weight.
+
+    Args:
+        units: the partition.
+        frozen: (U,) bool.
+        parameters: the tensors that the units' members name; those without a frozen unit get none.
+    """
+    masks = {}
+    for group, place in units.slices():
+        if not bool(frozen[place].any()):
+            continue
+        for member in group.members:
+            tensor = parameters[member.parameter]
+            spread = member.spread(frozen[place], tensor)
+            masks[member.parameter] = spread.expand(tensor.shape).to(tensor.device)
+    return masks
+
+
+def _trainable(module: Any) -> Parameters:
+    parameters: Parameters = module.trainable_parameters
+    return parameters
