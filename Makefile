@@ -4,10 +4,11 @@ TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 APP = $(VENV)/.app
 READY = $(VENV)/.ready
+PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --dist worksteal
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup smollm2 lint format type test bench clean
+.PHONY: help demo setup smollm2 lint format type test test-all bench clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -49,8 +50,11 @@ format: $(READY)  ## ruff: mend what can be mended
 type: $(READY)  ## mypy
 	$(BIN)/mypy
 
-test: $(READY)  ## all tests, from nothing; no network but the package registry
-	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --dist loadfile
+test: $(READY)  ## the tests, from nothing, but for the long half of the method contract
+	$(PYTEST) -m "not slow"
+
+test-all: $(READY)  ## all tests; no network but the package registry
+	$(PYTEST)
 
 bench: $(READY)  ## benchmarks, ratios measured side by side
 	$(BIN)/python experiments/benchmarks/importance.py

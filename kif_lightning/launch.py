@@ -77,13 +77,7 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
         results = folder.results()
         console.finished(results)
         return results
-    runner = StreamRunner(
-        parts=build_parts(config),
-        options=_options(config),
-        folder=folder,
-        console=console,
-        new_logger=_logger_factory(config, folder.path),
-    )
+    runner = new_runner(config, console)
     console.say(f"Run folder: {folder.path}")
     _tell_fixes(config, console)
     if config.plan:
@@ -96,6 +90,18 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     console.metrics(results["metrics"], results["formulas"])
     console.say(f"Results: {folder.path / 'results.json'}")
     return results
+
+
+def new_runner(config: DictConfig, console: RunConsole) -> StreamRunner:
+    """The runner of a config; nothing is loaded or written yet."""
+    folder = RunFolder(run_path(config))
+    return StreamRunner(
+        parts=build_parts(config),
+        options=_options(config),
+        folder=folder,
+        console=console,
+        new_logger=_logger_factory(config, folder.path),
+    )
 
 
 def run_settings(config: DictConfig) -> dict[str, Any]:

@@ -138,7 +138,7 @@ class StreamRunner:
                    disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
         for task_index in range(state.next_task, len(phases)):
             self._learn(task_index, state)
-            self._save(state)
+            self.folder.save(state, self.parts_state())
             self.console.score_matrix(
                 [task.name for task in self.tasks],
                 state.score_matrix,
@@ -306,7 +306,7 @@ class StreamRunner:
         if self.options.evaluate_untrained and state.untrained is None:
             scores = self.evaluate(range(len(self.tasks)), "untrained")
             state.untrained = [scores[i] for i in range(len(self.tasks))]
-            self._save(state)
+            self.folder.save(state, self.parts_state())
         return state
 
     def _learn(self, task_index: int, state: RunState) -> None:
@@ -417,18 +417,16 @@ class StreamRunner:
                 )
         return seconds
 
-    def _save(self, state: RunState) -> None:
+    def parts_state(self) -> dict[str, Any]:
+        """What the next task needs of the method's parts."""
         parts = self.parts
-        self.folder.save(
-            state,
-            {
-                "adapter": parts.adapter.state_dict(self.module.model),
-                "penalties": {name: p.state_dict() for name, p in parts.penalties.items()},
-                "gradient": {name: c.state_dict() for name, c in parts.gradient.items()},
-                "boundary": {name: c.state_dict() for name, c in parts.boundary.items()},
-                "memory": parts.memory.state_dict() if parts.memory else {},
-            },
-        )
+        return {
+            "adapter": parts.adapter.state_dict(self.module.model),
+            "penalties": {name: p.state_dict() for name, p in parts.penalties.items()},
+            "gradient": {name: c.state_dict() for name, c in parts.gradient.items()},
+            "boundary": {name: c.state_dict() for name, c in parts.boundary.items()},
+            "memory": parts.memory.state_dict() if parts.memory else {},
+        }
 
     def _restore(self, saved: dict[str, Any]) -> None:
         parts = self.parts

@@ -22,7 +22,7 @@ class MagnitudeMask(Callback):
     among them: ``m_o = sum |y_o|`` over all positions of the step's micro-batches; the gradient's
     row o (and the bias's entry) becomes zero unless ``m_o`` is at least the layer's ``quantile`` of
     m (Du et al., arXiv 2406.17245). y is the layer's output; for LoRA's B that of the whole layer
-    it adds to, base weights included. Padded positions count like others.
+    it adds to, base weights included. Positions that the batch pads do not count.
 
     The mask acts before the gradient is checked, measured and clipped. An optimizer with momentum
     or weight decay moves masked rows nevertheless. The output layer, where it is tied to the
@@ -42,6 +42,7 @@ class MagnitudeMask(Callback):
         self._tasks_learnt = 0
         self._magnitudes: dict[nn.Linear, Tensor] = {}
         self._handles: list[RemovableHandle] = []
+        self._real: list[Tensor] = []
 
     def check(self, module: LearningModule) -> None:
         """Refuse a model in which nothing could be masked."""
@@ -61,6 +62,13 @@ class MagnitudeMask(Callback):
                 source.register_forward_hook(partial(self._listen, layer))
                 for layer, source in listened_modules(learning).items()
             ]
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Which positions of source and target are no padding, each (N, positions)."""
+        inputs = batch["inputs"]
+        self._real = [inputs["attention_mask"] > 0, inputs["labels"] >= 0]
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -98,8 +106,12 @@ class MagnitudeMask(Callback):
         # A look at held-out rows or a teacher's pass is no training. Gradient checkpointing
         # computes every training pass twice, which doubles the sums: what is kept stays.
         if source.training:
-            values = output.detach().reshape(-1, output.shape[-1])
-            magnitude = values.abs().sum(dim=0, dtype=torch.float32)
+            magnitudes = output.detach().abs()
+            for real in self._real:
+                if real.shape == output.shape[:-1]:
+                    magnitudes = magnitudes * real.unsqueeze(-1)
+                    break
+            magnitude = magnitudes.flatten(0, -2).sum(dim=0, dtype=torch.float32)
             before = self._magnitudes.get(layer)
             self._magnitudes[layer] = magnitude if before is None else before + magnitude
 

@@ -34,16 +34,25 @@ def plain_sgd(parameters: Any) -> torch.optim.Optimizer:
 
 @contextmanager
 def inputs_of(layers: dict[str, nn.Module]) -> Iterator[dict[str, list[Tensor]]]:
-    """Name -> what the layer was given, (positions, I) a pass."""
+    """Name -> what the layer was given, (N, positions, I) a pass."""
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def listener(name: str) -> Any:
-        return lambda _, args: found[name].append(args[0].detach().flatten(0, -2))
+        return lambda _, args: found[name].append(args[0].detach())
 
     handles = [layer.register_forward_pre_hook(listener(name)) for name, layer in layers.items()]
     yield found
     for handle in handles:
         handle.remove()
+
+
+def real_positions(name: str, rows: Any) -> Tensor:
+    """(N, positions): the decoder's own layers and the output see the target, others the source."""
+    batch = padded(rows)
+    of_source = not name.startswith(("decoder", "shared")) or "EncDecAttention.k" in name
+    if of_source or "EncDecAttention.v" in name:
+        return batch["attention_mask"] > 0
+    return batch["labels"] != -100
 
 
 def expected_rows(fit: TinyFit, parts: Any, quantile: float) -> dict[str, np.ndarray]:
@@ -75,7 +84,8 @@ def expected_rows(fit: TinyFit, parts: Any, quantile: float) -> dict[str, np.nda
             lora: Any = given[name]
             a = lora.lora_A["default"].weight.detach().double().numpy()
             weight = lora.base_layer.weight.detach().double().numpy() + weight @ a
-        x = torch.cat(found[name]).double().numpy()
+        real = [real_positions(name, rows) for rows in parts]
+        x = torch.cat([x[mask] for x, mask in zip(found[name], real, strict=True)]).double().numpy()
         magnitude = np.abs(x @ weight.T).sum(axis=0)
         place = quantile * (len(magnitude) - 1)
         low, high = np.sort(magnitude)[[int(np.floor(place)), int(np.ceil(place))]]
