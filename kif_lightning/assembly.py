@@ -29,6 +29,7 @@ from kif_lightning.interfaces import (
     Penalty,
     Rehearsal,
     Stream,
+    UsesMemory,
 )
 from kif_lightning.metrics import TextScore
 
@@ -135,6 +136,7 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_metrics(parts))
     if not collect.errors:
         collect.attempt(lambda: _try_optimizer(parts))
+        collect.attempt(lambda: _check_memory(parts))
     collect.raise_if_any()
     return parts
 
@@ -160,6 +162,25 @@ def _check_metrics(parts: Parts) -> None:
                 f"Task {task.name} is scored by {task.metric!r}, which evaluation.metrics does not "
                 f"have; {nearest_names(task.metric, parts.metrics)}."
             )
+
+
+def _check_memory(parts: Parts) -> None:
+    """What works with kept rows needs a memory, and a memory needs someone who works with it."""
+    users = [
+        type(part).__name__
+        for part in (*parts.boundary.values(), parts.rehearsal)
+        if isinstance(part, UsesMemory) and part.uses_memory
+    ]
+    if users and parts.memory is None:
+        raise UserError(
+            f"{users[0]} works with rows of past tasks, but the method keeps none: use "
+            "method/memory=share."
+        )
+    if parts.memory is not None and not users:
+        raise UserError(
+            "The method keeps rows of past tasks, but nothing works with them: use "
+            "method/memory=none, method/rehearsal=memory or method/boundary=fusion_with_replay."
+        )
 
 
 def _try_optimizer(parts: Parts) -> None:

@@ -108,14 +108,10 @@ def method_table() -> str:
                 method["title"],
                 *["yes" if cost else "" for cost in costs],
                 method["paper"],
-                _published(method),
+                method["published"] or "",
             ]
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _published(method: dict[str, Any]) -> str:
-    return "; ".join(f"{where}: {what}" for where, what in method["published"].items() if what)
 
 
 def _print_methods(console: Console) -> None:
@@ -131,8 +127,8 @@ def _print_methods(console: Console) -> None:
         notes = [method["paper"], *[cost for cost, paid in costs.items() if paid]]
         line = f"  {method['name']:{width}}  {method['title']} ({'; '.join(notes)})"
         console.print(line, soft_wrap=True)
-        if _published(method):
-            console.print(f"  {'':{width}}  published: {_published(method)}", soft_wrap=True)
+        if method["published"]:
+            console.print(f"  {'':{width}}  published: {method['published']}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -220,6 +220,13 @@ class RehearsalContext:
     seed: int
 
 
+@runtime_checkable
+class UsesMemory(Protocol):
+    """A part that works with rows kept of past tasks."""
+
+    uses_memory: bool
+
+
 class Rehearsal(Protocol):
     """Examples that join a task's own in its training."""
 

@@ -27,6 +27,8 @@ from kif_lightning.storage import write_json
 
 NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "logger")
 """Keys that change where and what is shown, never what is computed."""
+WORDS = ("title", "paper", "published")
+"""What a method's yaml says of itself in words."""
 
 _failed_cells: list[str] = []
 
@@ -107,7 +109,9 @@ def new_runner(config: DictConfig, console: RunConsole) -> StreamRunner:
 def run_settings(config: DictConfig) -> dict[str, Any]:
     """The resolved config without the keys that change no result."""
     resolved: Any = OmegaConf.to_container(config, resolve=True)
-    return {key: value for key, value in resolved.items() if key not in NOT_SETTINGS}
+    settings = {key: value for key, value in resolved.items() if key not in NOT_SETTINGS}
+    method = {key: value for key, value in settings["method"].items() if key not in WORDS}
+    return {**settings, "method": method}
 
 
 def run_path(config: DictConfig) -> Path:

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import AdamW
 
+from kif_lightning.callbacks.selection import SelectBestStep
 from kif_lightning.errors import UserError, require_between, require_count
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import Batch, LearningModule, all_finite
@@ -48,8 +49,11 @@ class RecurrentFusion(Callback):
         restart_outer: the same of outer importance.
 
     Raises:
-        UserError: a value out of range; a module whose importance is not read before every step.
+        UserError: a value out of range; a module whose importance is not read before every step; a
+            selection of the best step, which would undo the last merges.
     """
+
+    uses_memory = True
 
     def __init__(
         self,
@@ -105,6 +109,11 @@ class RecurrentFusion(Callback):
         """Without memory rows there is nothing to merge in this task."""
         module, datamodule = _any(pl_module), _any(trainer).datamodule
         self.check(module)
+        if any(isinstance(callback, SelectBestStep) for callback in _any(trainer).callbacks):
+            raise UserError(
+                "Recurrent fusion merges within the task and cannot go back to an earlier step: "
+                "use method/selection=none."
+            )
         self.skipped_outer_steps = 0
         if not datamodule.memory_rows:
             return

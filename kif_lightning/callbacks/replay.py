@@ -34,6 +34,8 @@ class FusionWithReplay(Callback):
         UserError: an unknown position, fewer than one epoch, and what the fusion raises.
     """
 
+    uses_memory = True
+
     def __init__(
         self,
         *,

@@ -15,6 +15,8 @@ from kif_lightning.seeding import derive_seed, generator
 class MemoryRehearsal:
     """All rows of the memory, mixed with the task's own (experience replay)."""
 
+    uses_memory = True
+
     def examples(self, context: RehearsalContext) -> list[Example]:
         """The kept rows of past tasks, tokenised as any row."""
         return [context.backbone.encode(row) for row in context.memory_rows]

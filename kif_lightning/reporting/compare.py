@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,7 @@ def _labelled(results: Mapping[Path, Results]) -> list[Group]:
     groups: dict[tuple[str, str], list[tuple[Path, Results]]] = {}
     for folder, found in results.items():
         protocol = found["protocol"]
-        settings = repr(protocol.get("method_settings"))
+        settings = json.dumps(protocol.get("method_settings"), sort_keys=True)
         groups.setdefault((protocol["method"], settings), []).append((folder, found))
     methods = [method for method, _ in groups]
     named = []

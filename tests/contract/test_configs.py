@@ -104,7 +104,7 @@ def test_a_method_describes_itself(method: str) -> None:
     assert all(isinstance(found[key], str) and found[key] for key in DESCRIPTION)
     assert all(isinstance(found[key], bool) for key in COSTS)
     assert set(found.fixes) == FIXES
-    assert all(isinstance(text, str | None) for text in found.published.values())
+    assert isinstance(found.published, str | None)
     own = raw(f"method/{method}")
     assert all(key in own for key in DESCRIPTION), "its own, not its parent's"
 
@@ -286,6 +286,22 @@ def test_all_mistakes_of_one_part_are_told_at_once(tiny: Tiny) -> None:
     wrong = {**WRONG, **WRONG_WITHIN_A_PART}
     lines = mistakes(tiny.config(**{key: value for key, (value, _) in wrong.items()}))
     assert [told for _, told in wrong.values() if told not in "\n".join(lines)] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "slot", "told"),
+    [
+        ("replay", "memory", "MemoryRehearsal works with rows of past tasks, but the method keeps"),
+        ("kif_m", "memory", "FusionWithReplay works with rows of past tasks"),
+        ("recurrent_kif", "memory", "RecurrentFusion works with rows of past tasks"),
+        ("replay", "rehearsal", "keeps rows of past tasks, but nothing works with them"),
+    ],
+)
+def test_memory_and_its_users_need_each_other(
+    method: str, slot: str, told: str, tiny: Tiny
+) -> None:
+    (line,) = mistakes(tiny.config(method, **{f"method.{slot}": None}))
+    assert told in line
 
 
 @pytest.mark.parametrize(
