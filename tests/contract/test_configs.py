@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import kif_lightning
 from kif_lightning.assembly import Parts, build_parts
+from kif_lightning.cli import method_table
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import ChecksModule
 from kif_lightning.module import ContinualModule
@@ -350,3 +351,22 @@ def test_the_search_for_names_finds_them() -> None:
         '"""kif"""\ndef f():\n    """seq_lora"""\n    return x == "kif" or f"use seq_lora{x}"\n'
     )
     assert method_names_in(source, NAMES) == ["kif", "use seq_lora"]
+
+
+def test_the_readme_table_is_what_the_methods_declare() -> None:
+    readme = (CONF.parent / "README.md").read_text(encoding="utf-8")
+    assert method_table() in readme, "put the output of 'kif list --markdown' into README.md"
+
+
+def test_a_method_may_stand_outside_the_repository(tmp_path: Path, tiny: Tiny) -> None:
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method" / "mine.yaml").write_text(
+        "defaults: [kif, override rule: static, _self_]\n"
+        "name: mine\ntitle: Mine\npaper: none\nrule: {gamma: 0.9}\n"
+    )
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        own = [f"hydra.searchpath=[file://{tmp_path}]", "method=mine"]
+        config = compose("config", overrides=own)
+    for key, value in tiny.settings.items():
+        OmegaConf.update(config, key, value)
+    assert build_parts(config).boundary["fusion"].rule.gamma == 0.9  # type: ignore[attr-defined]
