@@ -20,9 +20,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from kif_lightning.assembly import build_parts, fixed
 from kif_lightning.errors import UserError
 from kif_lightning.plan import show_plan
+from kif_lightning.protocol import RunOptions
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.run_state import RunFolder
-from kif_lightning.runner import RunOptions, StreamRunner
+from kif_lightning.runner import StreamRunner
 from kif_lightning.storage import write_json
 
 NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "logger")

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,37 +31,13 @@ from kif_lightning.interfaces import (
     Task,
     count_weights,
 )
-from kif_lightning.module import ContinualModule, LossMean
-from kif_lightning.reporting import stamp
+from kif_lightning.module import ContinualModule
+from kif_lightning.protocol import RunOptions, protocol_stamp
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState
 from kif_lightning.seeding import derive_seed
 from kif_lightning.storage import write_json, write_json_lines, write_text
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Plain settings of a run; the parts are objects."""
-
-    method: str
-    seed: int
-    epochs: int
-    batch_size: int
-    micro_batch_size: int | None
-    gradient_clip: float | None
-    max_skipped_in_a_row: int
-    loss_mean: LossMean
-    lr_factor: float
-    evaluation_batch_size: int
-    max_new_tokens: int
-    evaluate_untrained: bool
-    evaluate_next_task: bool
-    save_model: bool
-    method_settings: dict[str, Any] = field(default_factory=dict)
-    lora: dict[str, Any] = field(default_factory=dict)
-    optim: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
 
 
 class StreamRunner:
@@ -271,19 +247,18 @@ class StreamRunner:
             # Rows came sorted by length: the dict's order is the order of the row scores.
             row_scores = dict(zip(answers, scores[place].row_scores(), strict=True))
             found[index] = float(scores[place].compute())
-            write_json_lines(
-                self.folder.path / "predictions" / f"{label}__on_{index + 1:02d}_{task.name}.jsonl",
-                [
-                    {
-                        "id": row.id,
-                        "prediction": answers[i],
-                        "reference": row.output,
-                        "score": row_scores[i],
-                        **stamped,
-                    }
-                    for i, row in enumerate(task.test)
-                ],
-            )
+            name = f"{label}__on_{index + 1:02d}_{task.name}.jsonl"
+            records = [
+                {
+                    "id": row.id,
+                    "prediction": answers[i],
+                    "reference": row.output,
+                    "score": row_scores[i],
+                    **stamped,
+                }
+                for i, row in enumerate(task.test)
+            ]
+            write_json_lines(self.folder.path / "predictions" / name, records)
         return found
 
     def _start(self) -> RunState:
@@ -459,40 +434,13 @@ class StreamRunner:
             ],
             phases=state.phases,
             stand_ins=self.parts.stand_ins,
-            protocol=self._protocol(),
+            protocol=protocol_stamp(
+                self.parts, self.options, self.data.micro_batch_size, self.module_device
+            ),
             cost=self._cost(state),
         )
         self.folder.write_results(results)
         return results
-
-    def _protocol(self) -> dict[str, Any]:
-        options, parts = self.options, self.parts
-        trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
-        return {
-            "benchmark": parts.benchmark.name,
-            "order_name": parts.benchmark.order_name,
-            "order": [task.name for task in self.tasks],
-            "data_sha256": {task.name: dict(task.sha256) for task in self.tasks},
-            "rows": {t.name: {"train": len(t.train), "test": len(t.test)} for t in self.tasks},
-            "metrics": {task.name: task.metric for task in self.tasks},
-            "backbone": parts.backbone.name,
-            "weights": dict(parts.backbone.provenance),
-            "prompt_and_decoding": parts.backbone.protocol(),
-            "method": options.method,
-            "method_settings": options.method_settings,
-            "lora": options.lora,
-            "optim": options.optim,
-            "seed": options.seed,
-            "epochs": options.epochs,
-            "effective_batch": options.batch_size,
-            "micro_batch": self.data.micro_batch_size,
-            "evaluation_batch": options.evaluation_batch_size,
-            "loss_mean": options.loss_mean,
-            "gradient_clip": options.gradient_clip,
-            **trainer,
-            "device": stamp.device(self.module_device),
-            **stamp.software(),
-        }
 
     @property
     def module_device(self) -> str:

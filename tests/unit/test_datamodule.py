@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
 from kif_lightning.datamodule import ContinualDataModule, StepPlan
@@ -47,6 +50,20 @@ def data(tiny_t5: Path, **options: Any) -> ContinualDataModule:
 
 def prompts(examples: list[Any]) -> list[tuple[int, ...]]:
     return [tuple(example.prompt_ids) for example in examples]
+
+
+def read(batches: Iterable[Any]) -> list[list[tuple[int, ...]]]:
+    """The prompts of each batch, without padding."""
+    found = []
+    for batch in batches:
+        ids, masks = batch["inputs"]["input_ids"], batch["inputs"]["attention_mask"]
+        rows = zip(ids, masks, strict=True)
+        found.append([tuple(row[mask.bool()].tolist()) for row, mask in rows])
+    return found
+
+
+def joined(batches: Iterable[Any]) -> list[Any]:
+    return list(itertools.chain.from_iterable(batches))
 
 
 def test_every_row_once_an_epoch_in_another_order() -> None:
@@ -159,6 +176,97 @@ def test_evaluation_batches_are_sorted_and_cover_each_row_once(tiny_t5: Path) ->
                 expected = loaded.backbone.encode(task.test[row]).prompt_ids
                 assert ids[place][mask[place].bool()].tolist() == expected
             assert batch["max_new_tokens"] == loaded.new_tokens_cap(task)
+
+
+def test_row_batches_go_on_for_ever_as_whole_steps(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    rows = toy_task("form").train  # 19 rows: 8 8 3
+    expected = sorted(prompts([loaded.backbone.encode(row) for row in rows]))
+    batches = list(itertools.islice(loaded.row_batches(rows, "outer"), 9))
+    assert [len(batch["inputs"]["input_ids"]) for batch in batches] == [8, 8, 3] * 3
+    for batch in batches:
+        assert batch["step_tokens"] == int((batch["inputs"]["labels"] != -100).sum())
+        assert batch["step_micro_batches"] == 1
+    epochs = [joined(read(batches[i : i + 3])) for i in (0, 3, 6)]
+    assert all(sorted(epoch) == expected for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3, "each epoch has an order of its own"
+    few = itertools.islice(loaded.row_batches(rows[:1], "outer"), 3)
+    assert [len(batch) for batch in read(few)] == [1, 1, 1]
+
+
+def test_rows_come_in_an_order_of_seed_task_and_purpose(tiny_t5: Path) -> None:
+    rows = toy_task("form").train
+
+    def first(loaded: ContinualDataModule, purpose: str = "outer") -> Any:
+        return read(itertools.islice(loaded.row_batches(rows, purpose), 3))
+
+    torch.manual_seed(1)
+    expected = first(data(tiny_t5))
+    torch.manual_seed(2)
+    assert first(data(tiny_t5)) == expected
+    assert first(data(tiny_t5), "other") != expected
+    assert first(data(tiny_t5, seed=2)) != expected
+    second = data(tiny_t5)
+    second.begin_task(1)
+    assert first(second) != expected
+    # The same rows in micro-batches, for a fit.
+    micro = read(data(tiny_t5).rows_dataloader(rows, "outer"))
+    assert [len(batch) for batch in micro] == [4, 4, 4, 4, 3]
+    assert joined(micro) == joined(expected)
+    assert joined(read(data(tiny_t5).rows_dataloader(rows, "other"))) != joined(expected)
+    own = data(tiny_t5, num_held_out=0)
+    as_rows = own.rows_dataloader(own.task.train, "replayed rows")
+    assert read(own.train_dataloader()) != read(as_rows)
+
+
+def test_sample_is_of_single_training_rows(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    training, held_out = (prompts(part) for part in loaded._training_split())
+    found = list(loaded.sample_batches(9, "sample"))
+    assert all(len(rows) == 1 for rows in read(found))
+    rows = joined(read(found))
+    assert len(set(rows)) == 9
+    assert set(rows) <= set(training)
+    for batch in found:
+        assert batch["step_tokens"] == int((batch["inputs"]["labels"] != -100).sum())
+        assert batch["step_micro_batches"] == 1
+    assert joined(read(data(tiny_t5).sample_batches(9, "sample"))) == rows
+    assert joined(read(loaded.sample_batches(9, "other"))) != rows
+    assert joined(read(data(tiny_t5, seed=2).sample_batches(9, "sample"))) != rows
+    # More than there are: all, and no held-out row among them.
+    everything = joined(read(loaded.sample_batches(99, "sample")))
+    assert sorted(everything) == sorted(training)
+    assert not set(everything) & set(held_out)
+    # What is rehearsed is no row of the task's own.
+    loaded.begin_task(1, rehearsed=[loaded.backbone.encode(toy_task("form").train[0])])
+    assert len(list(loaded.sample_batches(99, "sample"))) == 7
+
+
+def test_rehearsed_examples_join_training_and_nothing_else(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    loaded.begin_task(1)
+    training, held_out = (prompts(part) for part in loaded._training_split())
+    rows = toy_task("form").train[:3]
+    rehearsed = [loaded.backbone.encode(row) for row in rows]
+    loaded.begin_task(1, rows, rehearsed)
+    assert loaded.memory_rows == rows
+    batches = read(loaded.train_dataloader())
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sorted(joined(batches)) == sorted([*training, *prompts(rehearsed)])
+    assert joined(batches) != [*training, *prompts(rehearsed)], "mixed, not one after the other"
+    assert joined(read(loaded.val_dataloader())) == held_out
+    loaded.begin_task(0)
+    assert (loaded.memory_rows, loaded.rehearsed) == ((), ())
+
+
+def test_what_is_trained_on_may_be_other_than_what_is_tested(tiny_t5: Path) -> None:
+    joint = toy_task("joint", train=31, test=0)
+    loaded = data(tiny_t5, training_tasks=[joint])
+    assert loaded.task is joint
+    assert sum(len(batch) for batch in read(loaded.train_dataloader())) == 26
+    tested = [len(task.test) for task in loaded.test_tasks]
+    loaders = loaded.evaluation_dataloaders([0, 1])
+    assert [sum(len(b["rows"]) for b in loader) for loader in loaders] == tested == [6, 7]
 
 
 def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:

@@ -18,7 +18,7 @@ from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker
 from kif_lightning.metrics import ExactMatch
 from kif_lightning.module import ContinualModule, token_loss
-from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near, squares
+from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near, padded, squares
 from tests.helpers.streams import toy_task
 
 SPLITS = pytest.mark.parametrize("micro", [8, 4, 1])
@@ -186,6 +186,135 @@ def test_token_loss_sums_in_float32_over_counted_tokens() -> None:
     loss = token_loss(logits, labels)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+@SPLITS
+@pytest.mark.parametrize("loss_mean", ["step_tokens", "micro_batches"])
+def test_losses_of_micro_batches_add_up_to_the_steps(
+    tiny_t5: Path, micro: int, loss_mean: str
+) -> None:
+    options = {"penalties": [Squares(), Squares()], "loss_mean": loss_mean}
+    fit = TinyFit(tiny_t5, micro=micro, module_options=options)
+    fit.module.begin_task(fit.adapter.trainable(fit.module.model), 0)
+    batches = list(fit.data.train_dataloader())
+    found = [float(fit.module.step_loss(batch)) for batch in batches]
+    penalty = 2 * float(squares(fit.module.trainable_parameters))
+    place = 0
+    for parts in fit.steps():
+        with torch.no_grad():
+            means = [(float(fit.before(**padded(rows)).loss), tokens(rows)) for rows in parts]
+        weights = [size if loss_mean == "step_tokens" else 1 for _, size in means]
+        mean = sum(loss * w for (loss, _), w in zip(means, weights, strict=True)) / sum(weights)
+        step = sum(found[place : place + len(parts)])
+        assert step == pytest.approx(mean + penalty, rel=1e-5)
+        place += len(parts)
+    assert place == len(batches)
+    assert penalty > 0.01
+
+
+def tokens(rows: Any) -> int:
+    return sum(len(row.answer_ids) for row in rows)
+
+
+def test_loss_of_a_row_is_the_sum_over_its_tokens(tiny_t5: Path) -> None:
+    fit = TinyFit(tiny_t5, module_options={"penalties": [Squares()]})
+    fit.module.begin_task(fit.adapter.trainable(fit.module.model), 0)
+    rows = [fit.backbone.encode(row) for row in fit.task.train[:3]]
+    batch = {"inputs": fit.backbone.training_batch(rows)}
+    with torch.no_grad():
+        expected = sum(float(fit.before(**padded([row])).loss) * tokens([row]) for row in rows)
+    loss = fit.module.row_loss(batch)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)  # without penalties
+    loss.backward()
+    assert all(p.grad is not None for p in fit.module.trainable_parameters.values())
+
+
+def test_rehearsing_measures_nothing_and_counts_apart(tiny_t5: Path) -> None:
+    identification = tracked("before_step")
+    fit = TinyFit(tiny_t5, micro=4, module_options={"identification": identification})
+    trained = copy.deepcopy(fit.fit())
+    module, counts = fit.module, fit.module.counts
+    averages, expected = copy.deepcopy(identification.state_dict()), copy.deepcopy(counts)
+    module.eval()
+    with module.rehearsing() as apart:
+        assert module.counts is apart
+        assert apart.optimizer_steps == 0
+        assert module.identification is None
+        assert all(layer.training for layer in module.modules())
+        fit.trainer.fit_loop.max_epochs = 2  # one more
+        loader = fit.data.rows_dataloader(fit.task.train[:9], "replayed rows")
+        fit.trainer.fit(module, train_dataloaders=loader)
+    assert (apart.optimizer_steps, len(apart.losses)) == (2, 2)
+    assert any(not torch.equal(p, trained[n]) for n, p in module.trainable_parameters.items())
+    assert module.counts is counts
+    assert counts == expected
+    assert module.identification is identification
+    torch.testing.assert_close(identification.state_dict(), averages, rtol=0, atol=0)
+
+
+def test_rehearsing_ends_with_an_exception_too(tiny_t5: Path) -> None:
+    identification = tracked("before_step")
+    module = TinyFit(tiny_t5, module_options={"identification": identification}).module
+    counts = module.counts
+
+    def breaks() -> None:
+        with module.rehearsing():
+            raise ValueError("in the replay")
+
+    with pytest.raises(ValueError, match="in the replay"):
+        breaks()
+    assert module.identification is identification
+    assert module.counts is counts
+
+
+class Rates(Callback):
+    """The learning rate of each step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, *rest: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_factor_multiplies_the_schedules_learning_rates(tiny_t5: Path) -> None:
+    seen = {}
+    for factor in (1.0, 0.3):
+        rates = Rates()
+        TinyFit(tiny_t5, callbacks=[rates], module_options={"lr_factor": factor}).fit()
+        seen[factor] = rates.seen
+    assert seen[1.0] == pytest.approx([0.1, 0.1 * 2 / 3, 0.1 / 3])
+    assert seen[0.3] == pytest.approx([0.3 * rate for rate in seen[1.0]])
+
+
+@pytest.mark.parametrize("factor", [0, -1.0, 1e5, float("nan")])
+def test_factor_out_of_range_is_told(tiny_t5: Path, factor: float) -> None:
+    with pytest.raises(UserError, match=r"lr_factor"):
+        TinyFit(tiny_t5, module_options={"lr_factor": factor})
+
+
+def test_a_task_is_prepared_once_and_before_its_first_batch(tiny_t5: Path) -> None:
+    fit = TinyFit(tiny_t5)
+    fit.fit()
+    events: list[Any] = []
+    generate = fit.backbone.generate
+
+    def spy(*args: Any) -> list[str]:
+        events.append("batch")
+        return generate(*args)
+
+    fit.backbone.generate = spy  # type: ignore[method-assign]
+    references = [[row.output for row in fit.task.test]] * 2
+    loaders = fit.data.evaluation_dataloaders([0, 0])  # 4 + 2 rows each
+    for prepare, expected in (
+        (events.append, [0, "batch", "batch", 1, "batch", "batch"]),
+        (None, ["batch"] * 4),  # nothing is left of an evaluation before
+    ):
+        events.clear()
+        fit.module.begin_evaluation([ExactMatch(), ExactMatch()], references, prepare)
+        fit.trainer.test(fit.module, dataloaders=loaders, verbose=False)
+        assert events == expected
+    assert [sorted(answers) for answers in fit.module.answers] == [list(range(6))] * 2
 
 
 def test_unknown_loss_mean_is_refused(tiny_t5: Path) -> None:

@@ -170,3 +170,53 @@ def test_a_mask_token_that_the_model_does_not_have(tiny_t5: Path) -> None:
     )
     with pytest.raises(UserError, match=r"backbone\.mask_token .*'<mask>'"):
         backbone.encode(Row(id="0", input="a", output="b"))
+
+
+@torch.no_grad()
+def test_drawn_answers_are_the_seeds_and_greedy_ones_stay(
+    backbone: Seq2SeqBackbone, model: Any
+) -> None:
+    batch = backbone.generation_batch([backbone.encode(row) for row in rows()])
+    plain = backbone.generate(model, batch, 7)
+
+    def drawn(seed: int, top_k: int) -> list[str]:
+        torch.manual_seed(seed)
+        return backbone.generate(model, batch, 7, top_k=top_k)
+
+    assert drawn(1, 20) == drawn(1, 20)
+    assert len({tuple(drawn(seed, 20)) for seed in range(4)}) == 4
+    assert drawn(1, 1) == drawn(2, 1) == plain
+    torch.manual_seed(3)
+    assert backbone.generate(model, batch, 7) == plain
+    # The model's own settings do not count here either.
+    expected = drawn(1, 20)
+    model.generation_config.update(temperature=50.0, top_p=0.1, num_beams=3, repetition_penalty=9.0)
+    assert drawn(1, 20) == expected
+    assert model.generation_config.temperature == 50.0
+
+
+@torch.no_grad()
+def test_draws_are_of_the_likeliest_tokens_alone(backbone: Seq2SeqBackbone, model: Any) -> None:
+    example = backbone.encode(rows()[0])
+    batch = backbone.generation_batch([example] * 200)
+    # (1, V): what comes first after the prompt.
+    logits = model(
+        input_ids=torch.tensor([example.prompt_ids]),
+        decoder_input_ids=torch.tensor([[model.config.decoder_start_token_id]]),
+    ).logits[0, -1]
+    likeliest = [backbone.texts(token.reshape(1, 1))[0] for token in logits.topk(3).indices]
+    torch.manual_seed(0)
+    found = set(backbone.generate(model, batch, 1, top_k=3))
+    assert found == set(likeliest)
+
+
+@pytest.mark.parametrize("limit", [3, 9])
+def test_answers_may_be_given_another_limit(tiny_t5: Path, limit: int) -> None:
+    short = backbone_of(tiny_t5, max_target_tokens=5)
+    row = Row(id="a", input="What colour ?", output="good bad " * 9)
+    whole = backbone_of(tiny_t5).encode(row)
+    assert len(whole.answer_ids) > 9
+    assert short.encode(row).answer_ids == [*whole.answer_ids[:4], whole.answer_ids[-1]]
+    cut = short.encode(row, limit)
+    assert cut.answer_ids == [*whole.answer_ids[: limit - 1], whole.answer_ids[-1]]
+    assert cut.prompt_ids == whole.prompt_ids

@@ -1,0 +1,67 @@
+"""A run's plain settings, and the stamp that says under which conditions its numbers arose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kif_lightning.assembly import Parts
+from kif_lightning.module import LossMean
+from kif_lightning.reporting import stamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Plain settings of a run; the parts are objects."""
+
+    method: str
+    seed: int
+    epochs: int
+    batch_size: int
+    micro_batch_size: int | None
+    gradient_clip: float | None
+    max_skipped_in_a_row: int
+    loss_mean: LossMean
+    lr_factor: float
+    evaluation_batch_size: int
+    max_new_tokens: int
+    evaluate_untrained: bool
+    evaluate_next_task: bool
+    save_model: bool
+    method_settings: dict[str, Any] = field(default_factory=dict)
+    lora: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+def protocol_stamp(
+    parts: Parts, options: RunOptions, micro_batch_size: int, device: str
+) -> dict[str, Any]:
+    """Everything that decides a run's numbers; ``device`` is the type that trained."""
+    tasks = parts.benchmark.tasks
+    trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
+    return {
+        "benchmark": parts.benchmark.name,
+        "order_name": parts.benchmark.order_name,
+        "order": [task.name for task in tasks],
+        "data_sha256": {task.name: dict(task.sha256) for task in tasks},
+        "rows": {t.name: {"train": len(t.train), "test": len(t.test)} for t in tasks},
+        "metrics": {task.name: task.metric for task in tasks},
+        "backbone": parts.backbone.name,
+        "weights": dict(parts.backbone.provenance),
+        "prompt_and_decoding": parts.backbone.protocol(),
+        "method": options.method,
+        "method_settings": options.method_settings,
+        "lora": options.lora,
+        "optim": options.optim,
+        "seed": options.seed,
+        "epochs": options.epochs,
+        "effective_batch": options.batch_size,
+        "micro_batch": micro_batch_size,
+        "evaluation_batch": options.evaluation_batch_size,
+        "loss_mean": options.loss_mean,
+        "gradient_clip": options.gradient_clip,
+        **trainer,
+        "device": stamp.device(device),
+        **stamp.software(),
+    }
