@@ -186,17 +186,17 @@ class ContinualDataModule(LightningDataModule):
         """The present task."""
         return self.training_tasks[self.task_index]
 
-    def begin_task(
-        self,
-        task_index: int,
-        memory_rows: Sequence[Row] = (),
-        rehearsed: Sequence[Example] = (),
-    ) -> None:
-        """Make a task the present one, with what is rehearsed of those before."""
+    def begin_task(self, task_index: int, memory_rows: Sequence[Row] = ()) -> None:
+        """Make a task the present one; nothing is rehearsed with it yet."""
         self.task_index = task_index
         self.memory_rows = tuple(memory_rows)
-        self.rehearsed = tuple(rehearsed)
+        self.rehearsed = ()
         self._split = None
+
+    def training_rows(self) -> tuple[Row, ...]:
+        """The present task's own rows that training may see."""
+        held_out = self._held_out()
+        return tuple(row for i, row in enumerate(self.task.train) if i not in held_out)
 
     def num_training_rows(self, task: Task) -> int:
         """Rows of its own that training sees."""
@@ -220,6 +220,8 @@ class ContinualDataModule(LightningDataModule):
         """Batches of whole optimizer steps over given rows, epoch after epoch without end."""
         examples = [self.backbone.encode(row) for row in rows]
         loader = self._loader(examples, (self.task.name, purpose), self.batch_size)
+        # A loader draws from torch's global generator at each start, in the midst of a training.
+        loader.generator = torch.Generator()
         plan: Any = loader.sampler
         for epoch in itertools.count():
             plan.set_epoch(epoch)
@@ -292,14 +294,17 @@ class ContinualDataModule(LightningDataModule):
         """(training, held-out) examples of the present task."""
         if self._split is None:
             examples = [self.backbone.encode(row) for row in self.task.train]
-            draw = generator(self.seed, self.task.name, "held-out rows")
-            order = torch.randperm(len(examples), generator=draw).tolist()
-            held_out = set(order[: self.num_held_out])
+            held_out = self._held_out()
             self._split = (
                 [example for i, example in enumerate(examples) if i not in held_out],
                 [example for i, example in enumerate(examples) if i in held_out],
             )
         return self._split
+
+    def _held_out(self) -> set[int]:
+        draw = generator(self.seed, self.task.name, "held-out rows")
+        order = torch.randperm(len(self.task.train), generator=draw).tolist()
+        return set(order[: self.num_held_out])
 
 
 def _as_is(batch: Any) -> Any:

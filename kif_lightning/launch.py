@@ -219,5 +219,6 @@ def _quiet() -> None:
         ".*Checkpoint directory.*",
         ".*LeafSpec.*",
         ".*is_gradient_checkpointing.*",
+        ".*validation_step.*no .val_dataloader.*",
     ):
         warnings.filterwarnings("ignore", message=message)

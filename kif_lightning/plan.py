@@ -71,6 +71,13 @@ def show_plan(runner: StreamRunner) -> None:
             f"{minutes:.1f}",
         )
     runner.console.console.print(table)
+    memory = runner.parts.memory
+    if memory is not None or runner.parts.rehearsal is not None:
+        kept = sum(memory.budget(task) for task in data.training_tasks) if memory else 0
+        known = f" (memory: {kept} rows after the last task)" if kept else ""
+        runner.console.say(
+            f"Rows rehearsed of past tasks come on top of these steps and minutes{known}."
+        )
     runner.console.mapping("Memory", _memory(runner))
     runner.console.say(
         f"Estimated time: about {total:.1f} minutes (rough: scaled by tokens from {_PROBE_STEPS} "

@@ -7,7 +7,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from kif_lightning.errors import UserError
 from kif_lightning.interfaces import (
     ActsAtBoundary,
     ChecksModule,
-    Example,
     RehearsalContext,
     ReportsBoundary,
     Row,
@@ -161,25 +161,26 @@ class StreamRunner:
     def begin_task(self, task_index: int) -> None:
         """Everything that precedes a task's fit."""
         parts, model = self.parts, self.module.model
-        task = self.data.training_tasks[task_index]
-        self._seed(task, task_index, "adapter")
-        parts.adapter.begin_task(model, task_index)
-        self.module.begin_task(parts.adapter.trainable(model), task_index)
         past = {t.name: len(t.train) for t in self.data.training_tasks[:task_index]}
         kept = parts.memory.rows if parts.memory else {}
         memory_rows = tuple(row for name in past for row in kept.get(name, ()))
-        rehearsed: Sequence[Example] = ()
+        self.data.begin_task(task_index, memory_rows)
+        task = self.data.task
         if parts.rehearsal is not None:
+            # On the CPU since the last fit ended: the model may have to write.
+            self.module.to(self.device)
             context = RehearsalContext(
-                task=task,
+                task=replace(task, train=self.data.training_rows()),
                 past_tasks=past,
                 memory_rows=memory_rows,
                 backbone=parts.backbone,
                 model=model,
                 seed=self.options.seed,
             )
-            rehearsed = parts.rehearsal.examples(context)
-        self.data.begin_task(task_index, memory_rows, rehearsed)
+            self.data.rehearsed = tuple(parts.rehearsal.examples(context))
+        self._seed(task, task_index, "adapter")
+        parts.adapter.begin_task(model, task_index)
+        self.module.begin_task(parts.adapter.trainable(model), task_index)
         self._seed(task, task_index, "train")
 
     def _seed(self, task: Task, task_index: int, purpose: str) -> None:
@@ -298,7 +299,7 @@ class StreamRunner:
         fitted = time.perf_counter()
         replay_steps = self._at_boundary(label)
         boundaries = self._record_boundaries(task_index, task)
-        self.module.end_task(task_index, LearntRows(self.module, self.data))
+        self.module.end_task(task_index, LearntRows(self.module.to(self.device), self.data))
         if parts.memory is not None:
             parts.memory.keep(task)
         bounded = time.perf_counter()
@@ -435,17 +436,18 @@ class StreamRunner:
             phases=state.phases,
             stand_ins=self.parts.stand_ins,
             protocol=protocol_stamp(
-                self.parts, self.options, self.data.micro_batch_size, self.module_device
+                self.parts, self.options, self.data.micro_batch_size, self.device.type
             ),
             cost=self._cost(state),
         )
         self.folder.write_results(results)
         return results
 
-    @property
-    def module_device(self) -> str:
-        """Type of the device that trains."""
-        return str(self.new_trainer([], training=False).strategy.root_device.type)
+    @cached_property
+    def device(self) -> torch.device:
+        """The device that trains."""
+        device: torch.device = self.new_trainer([], training=False).strategy.root_device
+        return device
 
     def _cost(self, state: RunState) -> dict[str, Any]:
         phases = ("train", "boundary", "evaluate")
@@ -479,9 +481,12 @@ class LearntRows:
     def row_losses(self, num_rows: int) -> Iterator[Tensor]:
         """-log p(answer | prompt) of so many rows, one by one, without dropout."""
         self.module.eval()
-        for batch in self.data.sample_batches(num_rows, "rows of the learnt task"):
-            yield self.module.row_loss(batch)
-        self.module.train()
+        try:
+            for batch in self.data.sample_batches(num_rows, "rows of the learnt task"):
+                on_device = self.module.transfer_batch_to_device(batch, self.module.device, 0)
+                yield self.module.row_loss(on_device)
+        finally:
+            self.module.train()
 
 
 def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:

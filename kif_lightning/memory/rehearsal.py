@@ -100,11 +100,13 @@ class PseudoSamples:
         model.eval()
         prompts = [backbone.encode(Row(id="", input=order, output="")) for order in orders]
         texts: list[str] = []
-        for start in range(0, len(prompts), self.batch_size):
-            batch = backbone.generation_batch(prompts[start : start + self.batch_size])
-            batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            texts += backbone.generate(model, batch, self.max_tokens, top_k=self.top_k)
-        model.train(mode)
+        try:
+            for start in range(0, len(prompts), self.batch_size):
+                batch = backbone.generation_batch(prompts[start : start + self.batch_size])
+                batch = {name: tensor.to(device) for name, tensor in batch.items()}
+                texts += backbone.generate(model, batch, self.max_tokens, top_k=self.top_k)
+        finally:
+            model.train(mode)
         return texts
 
 

@@ -12,6 +12,8 @@ import pytest
 from omegaconf import DictConfig
 
 from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
+from kif_lightning.interfaces import RehearsalContext
+from kif_lightning.memory import PseudoSamples
 from kif_lightning.module import ContinualModule
 from tests.helpers.streams import run_stream, tiny_config
 from tests.helpers.tiny import save_toy_tasks
@@ -128,7 +130,7 @@ def test_replay_changes_no_importance_of_its_own_boundary(
 
 def test_replay_takes_part_in_selection_runs_too(config: Any) -> None:
     """A look at held-out rows of the task has no place in the replay."""
-    options = (*REPLAYED, "method/selection=best_step", "method.selection.num_held_out=4")
+    options = (*REPLAYED, "method/selection=held_out", "method.selection.num_held_out=4")
     results, _ = run_stream(config("run", *options, "method.selection.every_steps=1"))
     assert column(results, "train_rows") == [16, 16, 16]
     assert column(results, "optimizer_steps") == [4, 4, 4]
@@ -154,6 +156,22 @@ def test_rows_that_the_model_writes_join_in_both_forms(
     assert column(results, "rehearsed_rows") == [4, 4 + 4, 4 + 8]
     assert column(results, "optimizer_steps") == [3, 4, 4]
     assert results["cost"]["memory_rows"] == 0
+
+
+def test_rows_held_out_are_not_given_to_write(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, set[str]]] = []
+    examples = PseudoSamples.examples
+
+    def watched(self: PseudoSamples, context: RehearsalContext) -> Any:
+        seen.append((len(context.task.train), {row.id for row in context.task.train}))
+        return examples(self, context)
+
+    monkeypatch.setattr(PseudoSamples, "examples", watched)
+    held_out = ("method/selection=held_out", "method.selection.num_held_out=8")
+    options = ("method.selection.every_steps=1", "method.rehearsal.max_tokens=12")
+    results, _ = run_stream(config("run", "method=lfpt5", *held_out, *options))
+    assert [number for number, _ in seen] == [phase["train_rows"] for phase in results["phases"]]
+    assert {number for number, _ in seen} == {12}
 
 
 def test_all_tasks_at_once(config: Any, tmp_path: Path) -> None:

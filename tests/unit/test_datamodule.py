@@ -238,7 +238,8 @@ def test_sample_is_of_single_training_rows(tiny_t5: Path) -> None:
     assert sorted(everything) == sorted(training)
     assert not set(everything) & set(held_out)
     # What is rehearsed is no row of the task's own.
-    loaded.begin_task(1, rehearsed=[loaded.backbone.encode(toy_task("form").train[0])])
+    loaded.begin_task(1)
+    loaded.rehearsed = (loaded.backbone.encode(toy_task("form").train[0]),)
     assert len(list(loaded.sample_batches(99, "sample"))) == 7
 
 
@@ -248,7 +249,8 @@ def test_rehearsed_examples_join_training_and_nothing_else(tiny_t5: Path) -> Non
     training, held_out = (prompts(part) for part in loaded._training_split())
     rows = toy_task("form").train[:3]
     rehearsed = [loaded.backbone.encode(row) for row in rows]
-    loaded.begin_task(1, rows, rehearsed)
+    loaded.begin_task(1, rows)
+    loaded.rehearsed = tuple(rehearsed)
     assert loaded.memory_rows == rows
     batches = read(loaded.train_dataloader())
     assert [len(batch) for batch in batches] == [4, 4, 2]
@@ -290,3 +292,21 @@ def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:
 def test_mistakes_are_told(tiny_t5: Path, wrong: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         data(tiny_t5, **wrong)
+
+
+def test_rows_that_training_may_see(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    training, held_out = (prompts(part) for part in loaded._training_split())
+    seen = prompts([loaded.backbone.encode(row) for row in loaded.training_rows()])
+    assert seen == training
+    assert held_out
+    assert not set(seen) & set(held_out)
+
+
+def test_endless_batches_leave_the_global_draws_alone(tiny_t5: Path) -> None:
+    loaded = data(tiny_t5)
+    before = torch.get_rng_state()
+    batches = loaded.row_batches(loaded.task.train[:9], "outer")
+    for _ in range(5):
+        next(batches)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -49,7 +49,7 @@ def recording(kind: Any, **options: Any) -> tuple[Callable[..., Any], list[list[
     """An optimizer that tells the gradients it stepped with."""
     steps: list[list[Tensor]] = []
 
-    class Recording(kind):  # type: ignore[misc]
+    class Recording(kind):
         def step(self, closure: Any = None) -> Any:
             result = super().step(closure)
             parameters = self.param_groups[0]["params"]
@@ -326,9 +326,9 @@ def test_reloaded_state_goes_on_bitwise(position: str, tmp_path: Path) -> None:
         _, fit_rows = learn(one)
         assert fit_rows.calls
     torch.testing.assert_close(other.weights(), stream.weights(), rtol=0, atol=0)
-    one, two = stream.callback.state_dict(), other.callback.state_dict()
-    assert one["unit_ids"] == two["unit_ids"]
-    assert torch.equal(one["accumulated"], two["accumulated"])
+    state, expected = other.callback.state_dict(), stream.callback.state_dict()
+    assert state["unit_ids"] == expected["unit_ids"]
+    assert torch.equal(state["accumulated"], expected["accumulated"])
     fresh = replay(position)
     fresh.load_state_dict(replay(position).state_dict())
     assert fresh.state_dict() == {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ Pair = tuple[str, str]
 class LetterBackbone:
     """A letter is a token; it writes the texts it is given, task by task, over and over."""
 
-    def __init__(self, texts: dict[str, Sequence[str]]) -> None:
+    def __init__(self, texts: Mapping[str, Sequence[str]]) -> None:
         self.texts = texts
         self.calls: list[dict[str, Any]] = []
         self.cut: list[int | None] = []
@@ -202,7 +202,7 @@ def test_real_models_write_and_do_so_again(family: str, request: pytest.FixtureR
         return [f"{one} => good" for one in texts]
 
     backbone.generate = spy
-    found = {}
+    found: dict[str, list[Example]] = {}
     for name, seed in (("first", 3), ("again", 3), ("other", 4)):
         written.clear()
         torch.manual_seed(len(found))
