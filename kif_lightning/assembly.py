@@ -25,11 +25,11 @@ from kif_lightning.interfaces import (
     Adapter,
     Backbone,
     Benchmark,
+    HasNeeds,
     Memory,
     Penalty,
     Rehearsal,
     Stream,
-    UsesMemory,
 )
 from kif_lightning.metrics import TextScore
 
@@ -136,7 +136,7 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_metrics(parts))
     if not collect.errors:
         collect.attempt(lambda: _try_optimizer(parts))
-        collect.attempt(lambda: _check_memory(parts))
+        collect.attempt(lambda: _check_needs(parts))
     collect.raise_if_any()
     return parts
 
@@ -164,19 +164,27 @@ def _check_metrics(parts: Parts) -> None:
             )
 
 
-def _check_memory(parts: Parts) -> None:
-    """What works with kept rows needs a memory, and a memory needs someone who works with it."""
-    users = [
-        type(part).__name__
-        for part in (*parts.boundary.values(), parts.rehearsal)
-        if isinstance(part, UsesMemory) and part.uses_memory
-    ]
-    if users and parts.memory is None:
-        raise UserError(
-            f"{users[0]} works with rows of past tasks, but the method keeps none: use "
-            "method/memory=share."
-        )
-    if parts.memory is not None and not users:
+def _check_needs(parts: Parts) -> None:
+    """What a part needs of the others is there, and what is there is of use."""
+    others: list[Any] = [*parts.penalties.values(), *parts.boundary.values(), parts.rehearsal]
+    found = [(type(part).__name__, part.needs) for part in others if isinstance(part, HasNeeds)]
+    for name, needs in found:
+        if needs.memory and parts.memory is None:
+            raise UserError(
+                f"{name} works with rows of past tasks, but the method keeps none: use "
+                "method/memory=share."
+            )
+        if needs.shared_weights and not parts.adapter.shared:
+            raise UserError(
+                f"{name} needs the same weights in every task, but {type(parts.adapter).__name__} "
+                "brings new ones for each: use method/adapter=lora."
+            )
+        if needs.last_step and parts.selection is not None:
+            raise UserError(
+                f"{name} merges within the task and cannot go back to an earlier step: use "
+                "method/selection=none."
+            )
+    if parts.memory is not None and not any(needs.memory for _, needs in found):
         raise UserError(
             "The method keeps rows of past tasks, but nothing works with them: use "
             "method/memory=none, method/rehearsal=memory or method/boundary=fusion_with_replay."

@@ -40,6 +40,9 @@ def list_options(
     """List what can be chosen on the command line: methods, backbones, benchmarks, ..."""
     console = Console(highlight=False)
     if as_markdown:
+        if group not in (None, "method"):
+            console.print(f"--markdown is for the methods, got the group {group!r}: leave it out.")
+            raise typer.Exit(2)
         typer.echo(method_table())
         return
     if group is not None and group not in GROUPS:

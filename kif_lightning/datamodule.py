@@ -24,6 +24,7 @@ class MicroBatch:
     step_tokens: int
     """Target tokens of the whole optimizer step: the loss is a mean over these."""
     step_micro_batches: int
+    step_rows: int
 
 
 class StepPlan(Sampler[MicroBatch]):
@@ -64,7 +65,7 @@ class StepPlan(Sampler[MicroBatch]):
                 for i in range(0, len(rows), self.micro_batch_size)
             ]
             for part in parts:
-                yield MicroBatch(part, step_tokens=tokens, step_micro_batches=len(parts))
+                yield MicroBatch(part, tokens, step_micro_batches=len(parts), step_rows=len(rows))
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.answer_tokens), self.batch_size)
@@ -82,6 +83,7 @@ class _TrainingBatches(Dataset[Batch]):
             "inputs": self.backbone.training_batch([self.examples[i] for i in micro_batch.indices]),
             "step_tokens": micro_batch.step_tokens,
             "step_micro_batches": micro_batch.step_micro_batches,
+            "step_rows": micro_batch.step_rows,
         }
 
 
@@ -216,16 +218,19 @@ class ContinualDataModule(LightningDataModule):
         examples = [self.backbone.encode(row) for row in rows]
         return self._loader(examples, (self.task.name, purpose))
 
-    def row_batches(self, rows: Sequence[Row], purpose: str) -> Iterator[Batch]:
-        """Batches of whole optimizer steps over given rows, epoch after epoch without end."""
+    def row_steps(self, rows: Sequence[Row], purpose: str) -> Iterator[list[Batch]]:
+        """Micro-batches of each optimizer step over given rows, epoch after epoch without end."""
         examples = [self.backbone.encode(row) for row in rows]
-        loader = self._loader(examples, (self.task.name, purpose), self.batch_size)
+        loader = self._loader(examples, (self.task.name, purpose))
         # A loader draws from torch's global generator at each start, in the midst of a training.
         loader.generator = torch.Generator()
         plan: Any = loader.sampler
         for epoch in itertools.count():
             plan.set_epoch(epoch)
-            yield from loader
+            batches = iter(loader)
+            for first in batches:
+                others = itertools.islice(batches, first["step_micro_batches"] - 1)
+                yield [first, *others]
 
     def sample_batches(self, num_rows: int, purpose: str) -> Iterator[Batch]:
         """So many seeded train rows of the present task, one a batch."""
@@ -234,18 +239,13 @@ class ContinualDataModule(LightningDataModule):
         chosen = torch.randperm(len(examples), generator=draw)[:num_rows].tolist()
         dataset = _TrainingBatches(self.backbone, examples)
         for i in chosen:
-            yield dataset[MicroBatch((i,), len(examples[i].answer_ids), step_micro_batches=1)]
+            yield dataset[MicroBatch((i,), len(examples[i].answer_ids), 1, 1)]
 
-    def _loader(
-        self,
-        examples: Sequence[Example],
-        purpose: tuple[str, ...],
-        micro_batch_size: int | None = None,
-    ) -> DataLoader[Any]:
+    def _loader(self, examples: Sequence[Example], purpose: tuple[str, ...]) -> DataLoader[Any]:
         plan = StepPlan(
             answer_tokens=[len(example.answer_ids) for example in examples],
             batch_size=self.batch_size,
-            micro_batch_size=micro_batch_size or self.micro_batch_size,
+            micro_batch_size=self.micro_batch_size,
             seed=self.seed,
             purpose=purpose,
         )
@@ -262,7 +262,7 @@ class ContinualDataModule(LightningDataModule):
             tuple(range(start, min(start + self.micro_batch_size, len(examples))))
             for start in range(0, len(examples), self.micro_batch_size)
         ]
-        sampler = [MicroBatch(part, step_tokens=0, step_micro_batches=1) for part in parts]
+        sampler = [MicroBatch(part, 0, 1, len(part)) for part in parts]
         return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=_as_is)
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:

@@ -118,6 +118,9 @@ class Backbone(Protocol):
 class Adapter(Protocol):
     """Which weights learn, and how they are named, saved and restored."""
 
+    shared: bool
+    """Whether the same weights learn in every task."""
+
     def attach(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """Make the model trainable; called once, before the first task."""
 
@@ -154,6 +157,7 @@ class LossContext:
     step_tokens: int
     """Target tokens of the whole optimizer step."""
     step_micro_batches: int
+    step_rows: int
 
 
 class LearntTask(Protocol):
@@ -220,11 +224,23 @@ class RehearsalContext:
     seed: int
 
 
-@runtime_checkable
-class UsesMemory(Protocol):
-    """A part that works with rows kept of past tasks."""
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a part needs of the rest of its method."""
 
-    uses_memory: bool
+    memory: bool = False
+    """Rows kept of past tasks."""
+    shared_weights: bool = False
+    """The same weights learn in every task."""
+    last_step: bool = False
+    """A task ends with its last step: no selection of an earlier one."""
+
+
+@runtime_checkable
+class HasNeeds(Protocol):
+    """A part that does not go with everything."""
+
+    needs: Needs
 
 
 class Rehearsal(Protocol):
@@ -281,6 +297,14 @@ class ActsAtBoundary(Protocol):
         self, module: LearningModule, memory_rows: Sequence[Row], fit_rows: FitRows
     ) -> None:
         """Called by the runner; ``memory_rows`` are of past tasks alone."""
+
+
+@runtime_checkable
+class TakesOuterSteps(Protocol):
+    """A callback that takes optimizer steps of its own within the task's fit."""
+
+    outer_steps: int
+    """Of the last task."""
 
 
 @runtime_checkable

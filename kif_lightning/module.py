@@ -92,6 +92,7 @@ class ContinualModule(LightningModule):
         self._overflows_in_a_row = 0
         self._step_losses: list[Tensor] = []
         self._skip = False
+        self._rehearsing = False
 
     def begin_task(self, parameters: Parameters, task_index: int) -> None:
         """Take over the present task's trainable weights and start its counters."""
@@ -113,20 +114,28 @@ class ContinualModule(LightningModule):
 
     @contextmanager
     def rehearsing(self) -> Iterator[TrainingCounts]:
-        """Training on rows that are not the task's own: no importance, counters of its own."""
+        """Training on rows that are not the task's own: no importance, counters of its own.
+
+        The learning rate stays what the optimizer says: a schedule's warm-up would outlast the few
+        steps that a memory takes.
+        """
         identification, counts = self.identification, self.counts
         self.identification, self.counts = None, TrainingCounts()
+        self._rehearsing = True
         self.train()
         try:
             yield self.counts
         finally:
             self.identification, self.counts = identification, counts
+            self._rehearsing = False
 
     def configure_optimizers(self) -> Any:
         """The injected optimizer and schedule over the trainable weights."""
         optimizer = self.optimizer_factory(list(self.trainable_parameters.values()))
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_factor
+        if self._rehearsing:
+            return optimizer
         steps = int(self.trainer.estimated_stepping_batches)
         schedule = self.schedule_factory(optimizer=optimizer, num_training_steps=steps)
         return {
@@ -164,6 +173,7 @@ class ContinualModule(LightningModule):
                 answer_logits=self.backbone.answer_logits,
                 step_tokens=batch["step_tokens"],
                 step_micro_batches=batch["step_micro_batches"],
+                step_rows=batch["step_rows"],
             )
             with torch.autocast(self.device.type, enabled=False):
                 loss = loss + share * sum(penalty(context) for penalty in self.penalties)

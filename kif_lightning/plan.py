@@ -74,9 +74,10 @@ def show_plan(runner: StreamRunner) -> None:
     memory = runner.parts.memory
     if memory is not None or runner.parts.rehearsal is not None:
         kept = sum(memory.budget(task) for task in data.training_tasks) if memory else 0
-        known = f" (memory: {kept} rows after the last task)" if kept else ""
+        known = f" ({kept} rows after the last task)" if kept else ""
         runner.console.say(
-            f"Rows rehearsed of past tasks come on top of these steps and minutes{known}."
+            "What the method does with rows of past tasks comes on top of these steps, minutes and "
+            f"memory{known}."
         )
     runner.console.mapping("Memory", _memory(runner))
     runner.console.say(

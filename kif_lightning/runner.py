@@ -28,9 +28,11 @@ from kif_lightning.interfaces import (
     RehearsalContext,
     ReportsBoundary,
     Row,
+    TakesOuterSteps,
     Task,
     count_weights,
 )
+from kif_lightning.modes import evaluating
 from kif_lightning.module import ContinualModule
 from kif_lightning.protocol import RunOptions, protocol_stamp
 from kif_lightning.reporting.console import RunConsole
@@ -316,7 +318,9 @@ class StreamRunner:
             "evaluate": evaluated - bounded,
         }
         record = self._phase_record(task, seconds)
-        state.phases.append({**record, "replay_steps": replay_steps or 0})
+        outer = [c for c in parts.boundary.values() if isinstance(c, TakesOuterSteps)]
+        record["replay_steps"] = (replay_steps or 0) + sum(c.outer_steps for c in outer)
+        state.phases.append(record)
         state.next_task = task_index + 1
         state.logged_steps = self.module.logged_steps
         if self.logger is not None:
@@ -345,6 +349,8 @@ class StreamRunner:
                 loader = self.data.rows_dataloader(rows, "replayed rows")
                 self._fit(trainer, train_dataloaders=loader)
                 steps += counts.optimizer_steps
+            self.module.counts.skipped_steps += counts.skipped_steps
+            self.module.counts.scaler_overflows += counts.scaler_overflows
 
         for callback in working:
             callback.at_boundary(self.module, self.data.memory_rows, fit_rows)
@@ -480,13 +486,10 @@ class LearntRows:
 
     def row_losses(self, num_rows: int) -> Iterator[Tensor]:
         """-log p(answer | prompt) of so many rows, one by one, without dropout."""
-        self.module.eval()
-        try:
+        with evaluating(self.module):
             for batch in self.data.sample_batches(num_rows, "rows of the learnt task"):
                 on_device = self.module.transfer_batch_to_device(batch, self.module.device, 0)
                 yield self.module.row_loss(on_device)
-        finally:
-            self.module.train()
 
 
 def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from kif_lightning.interfaces import Backbone
 class FullAdapter:
     """All parameters are trainable; tied weights count once."""
 
+    shared = True
+
     def __init__(self) -> None:
         self._backbone: Backbone | None = None
 

@@ -55,6 +55,8 @@ class PeftAdapter:
         UserError: at :meth:`attach`, if the config matches no layer of the model.
     """
 
+    shared = True
+
     def __init__(self, *, config: PeftConfig) -> None:
         self.config = config
 

@@ -6,13 +6,14 @@ Q prompts in a pool, d width of the embeddings, H tokens of a text's head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+
+from kif_lightning.modes import evaluating
 
 HEAD_TOKENS = 16
 """H: the text tokens that a decoder's query is made of."""
@@ -30,7 +31,7 @@ class PromptedModel(nn.Module):
     Args:
         base: the model; its weights are frozen.
         source: called with (base, input_ids, attention_mask, num_answer_tokens); gives prompts
-            (N, P, d). No more than ``num_answer_tokens`` at each row's end are the answer.
+            (N, P, d). ``num_answer_tokens`` (N,) at each row's end are the answer, None: none.
     """
 
     def __init__(self, base: nn.Module, source: nn.Module) -> None:
@@ -58,20 +59,15 @@ class PromptedModel(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        logits_to_keep: int = 0,
+        num_answer_tokens: Tensor | None = None,
         **others: Any,
     ) -> Any:
-        """The base model's output; ``labels`` are for encoder-decoders alone.
-
-        A decoder's training batch keeps L + 1 logits where L is the longest answer.
-        """
-        embeddings, mask = self._prompted(input_ids, attention_mask, max(logits_to_keep - 1, 0))
+        """The base model's output; a decoder's batch tells how long each row's answer is."""
+        embeddings, mask = self._prompted(input_ids, attention_mask, num_answer_tokens)
         if position_ids is not None:
             width = embeddings.shape[1] - input_ids.shape[1]
             before = torch.arange(width, device=input_ids.device).expand(len(input_ids), -1)
             others["position_ids"] = torch.cat([before, position_ids + width], dim=1)
-        if logits_to_keep:
-            others["logits_to_keep"] = logits_to_keep
         return self.base(inputs_embeds=embeddings, attention_mask=mask, **others)
 
     @torch.no_grad()
@@ -79,14 +75,17 @@ class PromptedModel(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **settings: Any
     ) -> Tensor:
         """Token ids as the base model gives them for ``input_ids``; prompts are chosen once."""
-        embeddings, mask = self._prompted(input_ids, attention_mask, 0)
+        embeddings, mask = self._prompted(input_ids, attention_mask)
         base: Any = self.base
         ids: Tensor = base.generate(inputs_embeds=embeddings, attention_mask=mask, **settings)
         # Given embeddings, a decoder returns the new tokens alone.
         return ids if self.config.is_encoder_decoder else torch.cat([input_ids, ids], dim=1)
 
     def _prompted(
-        self, input_ids: Tensor, attention_mask: Tensor | None, num_answer_tokens: int
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        num_answer_tokens: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Embeddings (N, P + S, d) and mask (N, P + S)."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -117,7 +116,7 @@ class PromptStack(nn.Module):
         return torch.cat(list(self.prompts)[task::-1])
 
     def forward(
-        self, base: nn.Module, input_ids: Tensor, mask: Tensor, num_answer_tokens: int
+        self, base: nn.Module, input_ids: Tensor, mask: Tensor, num_answer_tokens: Tensor | None
     ) -> Tensor:
         """(N, P, d), the same for all rows."""
         return self.joined(self.task).expand(len(input_ids), -1, -1)
@@ -134,7 +133,7 @@ class KeyedPrompts(nn.Module):
         self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(
-        self, base: nn.Module, input_ids: Tensor, mask: Tensor, num_answer_tokens: int
+        self, base: nn.Module, input_ids: Tensor, mask: Tensor, num_answer_tokens: Tensor | None
     ) -> Tensor:
         """(N, K T, d), the best prompt first."""
         asked = queries(base, input_ids, mask, num_answer_tokens)
@@ -179,16 +178,15 @@ def key_distance(queries: Tensor, keys: Tensor, chosen: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def queries(base: Any, input_ids: Tensor, mask: Tensor, num_answer_tokens: int) -> Tensor:
+def queries(base: Any, input_ids: Tensor, mask: Tensor, num_answer_tokens: Tensor | None) -> Tensor:
     """The frozen model's own feature of each text, (N, d) in float32; no prompts, no dropout.
 
     Encoder-decoder: mean of the encoder's output over the text. Decoder: mean of the last hidden
-    states over the text's first H tokens. In training the answer follows the text, and a query that
-    saw it would be another one than in the test: states are causal, and the head stops before any
-    token that may be of the answer. So both are equal for texts of at least H + L tokens, L the
-    longest answer of the batch; of shorter ones the training query may see less, never more.
+    states over the text's first H tokens, or as many as it has. In training the answer follows the
+    text, and a query that saw it would be another one than in the test: states are causal, and the
+    head stops before the answer.
     """
-    with _evaluating(base):
+    with evaluating(base):
         if base.config.is_encoder_decoder:
             states = base.get_encoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
         else:
@@ -200,31 +198,23 @@ def queries(base: Any, input_ids: Tensor, mask: Tensor, num_answer_tokens: int) 
     return (states.float() * weight).sum(dim=1) / weight.sum(dim=1)
 
 
-def text_head(input_ids: Tensor, mask: Tensor, num_answer_tokens: int) -> tuple[Tensor, Tensor]:
+def text_head(
+    input_ids: Tensor, mask: Tensor, num_answer_tokens: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """The first ``min(H, max(1, n - num_answer_tokens))`` of each row's n tokens, padded right.
 
     Args:
         input_ids: (N, S), padded on either side.
         mask: (N, S); 1 for tokens.
-        num_answer_tokens: how many at the end may be of the answer.
+        num_answer_tokens: (N,), how many at the end are the answer; None: none.
 
     Returns:
         Ids and mask, (N, min(H, S)).
     """
     places = torch.arange(min(HEAD_TOKENS, mask.shape[1]), device=mask.device)
     columns = mask.argmax(dim=1, keepdim=True) + places
-    certain = (mask.sum(dim=1, keepdim=True) - num_answer_tokens).clamp(min=1)
-    head_mask = (places < certain).to(mask.dtype)
+    lengths = mask.sum(dim=1)
+    if num_answer_tokens is not None:
+        lengths = (lengths - num_answer_tokens).clamp(min=1)
+    head_mask = (places < lengths[:, None]).to(mask.dtype)
     return input_ids.gather(1, columns.clamp(max=mask.shape[1] - 1)), head_mask
-
-
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Dropout off within; each part's mode is put back."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True

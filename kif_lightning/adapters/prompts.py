@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ class ProgressivePrompts:
     Raises:
         UserError: fewer than one token.
     """
+
+    shared = False
 
     def __init__(self, *, num_tokens: int = 10) -> None:
         require_count("method.adapter.num_tokens", num_tokens)
@@ -108,9 +109,10 @@ class PromptPool:
         num_chosen: prompts before each text.
 
     Raises:
-        UserError: counts below one, more chosen than there are; from :meth:`attach`, a decoder that
-            always computes all logits.
+        UserError: counts below one, more chosen than there are.
     """
+
+    shared = True
 
     def __init__(self, *, pool_size: int = 10, num_tokens: int = 5, num_chosen: int = 4) -> None:
         require_count("method.adapter.pool_size", pool_size)
@@ -129,14 +131,6 @@ class PromptPool:
     def attach(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """The frozen model with the pool."""
         self._backbone = backbone
-        base: Any = model
-        keeps_last = "logits_to_keep" in inspect.signature(base.forward).parameters
-        if not (base.config.is_encoder_decoder or keeps_last):
-            # The number of logits asked for is what tells a query where the answer may begin.
-            raise UserError(
-                f"The prompt pool needs a decoder that can compute the last logits alone, got "
-                f"{type(base).__name__}: use an encoder-decoder or a LLaMA-like backbone."
-            )
         drawn = vocabulary_draw(model, self.pool_size * self.num_tokens)
         prompts = drawn.unflatten(0, (self.pool_size, self.num_tokens))
         keys = 2 * torch.rand(self.pool_size, drawn.shape[1], device=drawn.device) - 1

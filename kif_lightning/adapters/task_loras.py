@@ -51,6 +51,8 @@ class TaskLoras:
             would change the base model; from :meth:`attach`, targets that match no layer.
     """
 
+    shared = False
+
     def __init__(self, *, config: PeftConfig, active: Active) -> None:
         require_choice("method.adapter.active", active, ("sum", "own"))
         _require_plain(config)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
@@ -70,7 +71,12 @@ class DecoderBackbone(Pretrained):
         """Logits (N, L, V) and labels (N, L); the logit before each answer token predicts it."""
         labels: Tensor = batch["labels"]
         keep = labels.shape[1] + 1
-        options = {"logits_to_keep": keep} if _keeps_last_logits(model) else {}
+        options: dict[str, Any] = {}
+        if _takes(base_model(model), "logits_to_keep"):
+            options["logits_to_keep"] = keep
+        if _takes(model, "num_answer_tokens"):
+            # A model that looks at the text before it answers must know where that ends.
+            options["num_answer_tokens"] = (labels >= 0).sum(dim=1)
         output = model(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
@@ -98,5 +104,5 @@ class DecoderBackbone(Pretrained):
         return self.texts(ids[:, batch["input_ids"].shape[1] :])
 
 
-def _keeps_last_logits(model: nn.Module) -> bool:
-    return "logits_to_keep" in inspect.signature(base_model(model).forward).parameters
+def _takes(model: nn.Module, argument: str) -> bool:
+    return argument in inspect.signature(model.forward).parameters

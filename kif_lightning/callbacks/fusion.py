@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kif_lightning.errors import UserError, require_between
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Boundary, LearningModule, Parameters
+from kif_lightning.interfaces import Boundary, LearningModule, Needs, Parameters
 from kif_lightning.kif import SkillUnits, UnitClass, accumulate, classify, fuse_, min_max
 
 Partition = Callable[[Mapping[str, Tensor]], SkillUnits]
@@ -37,6 +37,8 @@ class KnowledgeFusion(Callback):
         UserError: a value out of range, no rule or no units; a module that tracks no importance;
             other units than in the tasks before.
     """
+
+    needs = Needs(shared_weights=True)
 
     def __init__(
         self,

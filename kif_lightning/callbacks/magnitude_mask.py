@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,8 @@ class MagnitudeMask(Callback):
     among them: ``m_o = sum |y_o|`` over all positions of the step's micro-batches; the gradient's
     row o (and the bias's entry) becomes zero unless ``m_o`` is at least the layer's ``quantile`` of
     m (Du et al., arXiv 2406.17245). y is the layer's output; for LoRA's B that of the whole layer
-    it adds to, base weights included. Positions that the batch pads do not count.
+    it adds to, base weights included. Positions that the batch pads do not count
+    (but in a decoder's output layer, which sees the last positions alone).
 
     The mask acts before the gradient is checked, measured and clipped. An optimizer with momentum
     or weight decay moves masked rows nevertheless. The output layer, where it is tied to the
@@ -59,8 +61,8 @@ class MagnitudeMask(Callback):
         self._remove_hooks()
         if self._tasks_learnt > 0:
             self._handles = [
-                source.register_forward_hook(partial(self._listen, layer))
-                for layer, source in listened_modules(learning).items()
+                source.register_forward_hook(partial(self._listen, layer, sees_target(name)))
+                for layer, (name, source) in listened_modules(learning).items()
             ]
 
     def on_train_batch_start(
@@ -102,12 +104,14 @@ class MagnitudeMask(Callback):
         """Take over what :meth:`state_dict` gave."""
         self._tasks_learnt = int(state_dict.get("tasks_learnt", 0))
 
-    def _listen(self, layer: nn.Linear, source: nn.Module, _: Any, output: Tensor) -> None:
+    def _listen(
+        self, layer: nn.Linear, target_first: bool, source: nn.Module, _: Any, output: Tensor
+    ) -> None:
         # A look at held-out rows or a teacher's pass is no training. Gradient checkpointing
         # computes every training pass twice, which doubles the sums: what is kept stays.
         if source.training:
             magnitudes = output.detach().abs()
-            for real in self._real:
+            for real in reversed(self._real) if target_first else self._real:
                 if real.shape == output.shape[:-1]:
                     magnitudes = magnitudes * real.unsqueeze(-1)
                     break
@@ -130,13 +134,19 @@ def largest(magnitude: Tensor, quantile: float) -> Tensor:
     return magnitude >= torch.quantile(magnitude, quantile)
 
 
-def listened_modules(module: LearningModule) -> dict[nn.Linear, nn.Module]:
-    """Linear layers whose weight learns in the present task -> the module whose output counts."""
+def sees_target(name: str) -> bool:
+    """Whether a module works on the target's positions, told by its name in an encoder-decoder."""
+    cross = re.search(r"(EncDecAttention|encoder_attn)\.(k|v|k_proj|v_proj)(\.|$)", name)
+    return "decoder." in name and cross is None
+
+
+def listened_modules(module: LearningModule) -> dict[nn.Linear, tuple[str, nn.Module]]:
+    """Linear layers whose weight learns now -> name and module of the output that counts."""
     learning: Any = module
     trainable = {id(parameter) for parameter in module.trainable_parameters.values()}
     modules: dict[str, nn.Module] = dict(learning.model.named_modules())
     return {
-        layer: modules[name.partition(".lora_B.")[0]]
+        layer: (name, modules[name.partition(".lora_B.")[0]])
         for name, layer in modules.items()
         if isinstance(layer, nn.Linear) and id(layer.weight) in trainable
     }

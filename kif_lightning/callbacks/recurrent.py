@@ -11,10 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import AdamW
 
-from kif_lightning.callbacks.selection import SelectBestStep
 from kif_lightning.errors import UserError, require_between, require_count
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Batch, LearningModule, all_finite
+from kif_lightning.interfaces import Batch, LearningModule, Needs, all_finite
 from kif_lightning.kif import ImportanceTracker, merge_, top_mask
 
 log = logging.getLogger(__name__)
@@ -35,7 +34,7 @@ class RecurrentFusion(Callback):
     run without a loss scale. Importance on both sides is read before each step, unclipped.
 
     The module must offer ``trainable_parameters``, ``identification`` and ``step_loss(batch)``, the
-    datamodule ``memory_rows`` and ``row_batches(rows, purpose)``.
+    datamodule ``memory_rows`` and ``row_steps(rows, purpose)``.
 
     Args:
         tracker: importance of the outer side.
@@ -49,11 +48,10 @@ class RecurrentFusion(Callback):
         restart_outer: the same of outer importance.
 
     Raises:
-        UserError: a value out of range; a module whose importance is not read before every step; a
-            selection of the best step, which would undo the last merges.
+        UserError: a value out of range; a module whose importance is not read before every step.
     """
 
-    uses_memory = True
+    needs = Needs(memory=True, last_step=True)
 
     def __init__(
         self,
@@ -83,9 +81,9 @@ class RecurrentFusion(Callback):
         self.outer_share_neither = outer_share_neither
         self.restart_inner = restart_inner
         self.restart_outer = restart_outer
-        self.skipped_outer_steps = 0
+        self.outer_steps = self.skipped_outer_steps = 0
         """Of the present task, or the last one."""
-        self._batches: Iterator[Batch] | None = None
+        self._steps: Iterator[list[Batch]] | None = None
         self._optimizer: AdamW | None = None
         self._start: dict[str, Tensor] = {}
         self._steps_before = 0
@@ -109,15 +107,10 @@ class RecurrentFusion(Callback):
         """Without memory rows there is nothing to merge in this task."""
         module, datamodule = _any(pl_module), _any(trainer).datamodule
         self.check(module)
-        if any(isinstance(callback, SelectBestStep) for callback in _any(trainer).callbacks):
-            raise UserError(
-                "Recurrent fusion merges within the task and cannot go back to an earlier step: "
-                "use method/selection=none."
-            )
-        self.skipped_outer_steps = 0
+        self.outer_steps = self.skipped_outer_steps = 0
         if not datamodule.memory_rows:
             return
-        self._batches = datamodule.row_batches(datamodule.memory_rows, "outer steps")
+        self._steps = datamodule.row_steps(datamodule.memory_rows, "outer steps")
         parameters = module.trainable_parameters
         self._optimizer = AdamW(parameters.values(), lr=self.outer_lr, weight_decay=0.0)
         self.tracker.reset(parameters)
@@ -132,13 +125,13 @@ class RecurrentFusion(Callback):
         batch_idx: int,
     ) -> None:
         """Close the round once it has its inner steps."""
-        if self._batches is not None and self._inner_steps(pl_module) == self.num_inner_steps:
+        if self._steps is not None and self._inner_steps(pl_module) == self.num_inner_steps:
             self._close_round(trainer, pl_module)
             self._begin_round(_any(pl_module))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last round, if it has any step; keep nothing."""
-        if self._batches is None:
+        if self._steps is None:
             return
         if self._inner_steps(pl_module):
             self._close_round(trainer, pl_module)
@@ -147,7 +140,7 @@ class RecurrentFusion(Callback):
                 "%d outer steps had a non-finite loss or gradient and were left out.",
                 self.skipped_outer_steps,
             )
-        self._batches, self._optimizer, self._start = None, None, {}
+        self._steps, self._optimizer, self._start = None, None, {}
 
     def _inner_steps(self, pl_module: LightningModule) -> int:
         """The tracker counts optimizer steps, neither micro-batches nor skipped steps."""
@@ -181,23 +174,27 @@ class RecurrentFusion(Callback):
 
     def _outer_steps(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Neither the inner side's gradients come in, nor do the outer side's go out."""
-        assert self._batches is not None
+        assert self._steps is not None
         assert self._optimizer is not None
         parameters = _any(pl_module).trainable_parameters
         if self.restart_outer:
             self.tracker.reset(parameters)
         for _ in range(self.num_outer_steps):
             self._optimizer.zero_grad()
-            batch = pl_module.transfer_batch_to_device(next(self._batches), pl_module.device, 0)
-            with trainer.precision_plugin.forward_context():
-                loss = _any(pl_module).step_loss(batch)
-            loss.backward()
+            losses = []
+            for batch in next(self._steps):
+                on_device = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
+                with trainer.precision_plugin.forward_context():
+                    loss = _any(pl_module).step_loss(on_device)
+                loss.backward()
+                losses.append(loss.detach())
             gradients = {name: p.grad for name, p in parameters.items()}
-            if not all_finite([loss.detach(), *(g for g in gradients.values() if g is not None)]):
+            if not all_finite([*losses, *(g for g in gradients.values() if g is not None)]):
                 self.skipped_outer_steps += 1
                 continue
             self.tracker.update(parameters, gradients)
             self._optimizer.step()
+            self.outer_steps += 1
         self._optimizer.zero_grad()
 
 

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from kif_lightning.callbacks.fusion import KnowledgeFusion
 from kif_lightning.errors import require_choice, require_count
-from kif_lightning.interfaces import Boundary, FitRows, LearningModule, Parameters, Row
+from kif_lightning.interfaces import Boundary, FitRows, LearningModule, Needs, Parameters, Row
 from kif_lightning.kif import SkillUnits, UnitClass
 
 CURRENT_SPECIFIC = UnitClass.CURRENT_SPECIFIC.name.lower()
@@ -34,7 +34,7 @@ class FusionWithReplay(Callback):
         UserError: an unknown position, fewer than one epoch, and what the fusion raises.
     """
 
-    uses_memory = True
+    needs = Needs(memory=True, shared_weights=True)
 
     def __init__(
         self,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kif_lightning.errors import require_between, require_count
-from kif_lightning.interfaces import Example, RehearsalContext, Row
+from kif_lightning.interfaces import Example, Needs, RehearsalContext, Row
+from kif_lightning.modes import evaluating
 from kif_lightning.seeding import derive_seed, generator
+
+log = logging.getLogger(__name__)
+_NO_LIMIT = 1 << 30
 
 
 class MemoryRehearsal:
     """All rows of the memory, mixed with the task's own (experience replay)."""
 
-    uses_memory = True
+    needs = Needs(memory=True)
 
     def examples(self, context: RehearsalContext) -> list[Example]:
         """The kept rows of past tasks, tokenised as any row."""
@@ -35,7 +40,7 @@ class PseudoSamples:
     Args:
         share: pseudo rows a past task, of its train rows, in (0, 1].
         writing_share: train rows of a task that are learnt as text to write too, in (0, 1].
-        max_tokens: of a written row; longer ones are cut in training too.
+        max_tokens: of a written row; a longer prompt is cut at its end.
         top_k: draw each token from so many.
         batch_size: rows written together.
 
@@ -70,9 +75,15 @@ class PseudoSamples:
         ]
 
     def _as_text(self, context: RehearsalContext, task: str, row: Row) -> Example:
-        text = f"{row.input}{MARK}{row.output}"
-        order = Row(id=row.id, input=order_to_write(task), output=text)
-        return context.backbone.encode(order, self.max_tokens)
+        """A long input loses its end, never the mark and the answer."""
+        kept = row.input
+        while True:
+            text = f"{kept}{MARK}{row.output}"
+            order = Row(id=row.id, input=order_to_write(task), output=text)
+            length = len(context.backbone.encode(order, _NO_LIMIT).answer_ids)
+            if length <= self.max_tokens or not kept:
+                return context.backbone.encode(order, self.max_tokens)
+            kept = kept[: min(len(kept) - 1, len(kept) * self.max_tokens // length)]
 
     def _written(self, context: RehearsalContext) -> list[tuple[str, Row]]:
         """(task, row) of what the model can still write of the past."""
@@ -90,23 +101,26 @@ class PseudoSamples:
             prompt, _, answer = (part.strip() for part in text.partition(MARK.strip()))
             if prompt and answer:
                 found.append((task, Row(id=f"{task}-{place}", input=prompt, output=answer)))
+        if len(found) < len(wanted):
+            log.warning(
+                "Of %d rows of past tasks the model wrote %d with a prompt and an answer; the "
+                "others are left out.",
+                len(wanted),
+                len(found),
+            )
         return found
 
     @torch.no_grad()
     def _drawn(self, context: RehearsalContext, orders: Sequence[str]) -> list[str]:
         backbone, model = context.backbone, context.model
         device = next(model.parameters()).device
-        mode = model.training
-        model.eval()
         prompts = [backbone.encode(Row(id="", input=order, output="")) for order in orders]
         texts: list[str] = []
-        try:
+        with evaluating(model):
             for start in range(0, len(prompts), self.batch_size):
                 batch = backbone.generation_batch(prompts[start : start + self.batch_size])
                 batch = {name: tensor.to(device) for name, tensor in batch.items()}
                 texts += backbone.generate(model, batch, self.max_tokens, top_k=self.top_k)
-        finally:
-            model.train(mode)
         return texts
 
 

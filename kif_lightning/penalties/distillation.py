@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from kif_lightning.errors import require_between
 from kif_lightning.interfaces import Batch, LearntTask, LossContext, Parameters
+from kif_lightning.modes import evaluating
 
 
 class Distillation:
@@ -106,7 +106,7 @@ def logits_with(weights: Mapping[str, Tensor], context: LossContext) -> Tensor:
     mixed = all(parameter.dtype != dtype for parameter in context.model.parameters())
     device, precision = context.logits.device.type, dtype if mixed else None
     autocast = torch.autocast(device, dtype=precision, enabled=mixed)
-    with torch.no_grad(), _evaluating(context.model), autocast:
+    with torch.no_grad(), evaluating(context.model), autocast:
         logits: Tensor = functional_call(answering, replaced, (context.batch,))
     return logits
 
@@ -125,14 +125,3 @@ class _Answering(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         return self.answer_logits(self.model, batch)[0]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

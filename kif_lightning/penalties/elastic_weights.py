@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kif_lightning.errors import UserError, require_between, require_count
-from kif_lightning.interfaces import LearntTask, LossContext, Parameters
+from kif_lightning.interfaces import LearntTask, LossContext, Needs, Parameters
 
 
 class ElasticWeights:
@@ -28,6 +28,8 @@ class ElasticWeights:
     Raises:
         UserError: a value out of range; in training, weights others than those of past tasks.
     """
+
+    needs = Needs(shared_weights=True)
 
     def __init__(
         self, *, coefficient: float, num_fisher_rows: int = 128, decay: float = 1.0

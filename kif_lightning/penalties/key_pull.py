@@ -29,9 +29,11 @@ class KeyPull:
         self.coefficient = coefficient
 
     def __call__(self, context: LossContext) -> Tensor:
-        """The term, a scalar, taken in float32."""
+        """The micro-batch's share of the term, a scalar, taken in float32."""
         model: Any = context.model
-        term: Tensor = self.coefficient * model.key_distance
+        # A mean over rows: a micro-batch of fewer rows than the others counts less.
+        share = len(context.labels) / context.step_rows * context.step_micro_batches
+        term: Tensor = self.coefficient * share * model.key_distance
         return term
 
     def check(self, module: LearningModule) -> None:

@@ -95,7 +95,7 @@ def _labelled(results: Mapping[Path, Results]) -> list[Group]:
     groups: dict[tuple[str, str], list[tuple[Path, Results]]] = {}
     for folder, found in results.items():
         protocol = found["protocol"]
-        settings = json.dumps(protocol.get("method_settings"), sort_keys=True)
+        settings = json.dumps(_without_seeds(protocol.get("method_settings")), sort_keys=True)
         groups.setdefault((protocol["method"], settings), []).append((folder, found))
     methods = [method for method, _ in groups]
     named = []
@@ -108,6 +108,13 @@ def _labelled(results: Mapping[Path, Results]) -> list[Group]:
         else:
             named.append(Group(method, tuple(found for _, found in runs)))
     return named
+
+
+def _without_seeds(settings: Any) -> Any:
+    """A part's own copy of the run's seed makes no other method."""
+    if not isinstance(settings, dict):
+        return settings
+    return {key: _without_seeds(value) for key, value in settings.items() if key != "seed"}
 
 
 def show_comparison(groups: Sequence[Group], console: RunConsole) -> None:

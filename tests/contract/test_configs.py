@@ -306,6 +306,23 @@ def test_memory_and_its_users_need_each_other(
 
 
 @pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("method=ewc", "method/adapter=stacked_lora"), "ElasticWeights needs the same weights"),
+        (("method=kif", "method/adapter=stacked_lora"), "KnowledgeFusion needs the same weights"),
+        (("method=kif_m", "method/adapter=own_lora"), "FusionWithReplay needs the same weights"),
+        (("method=recurrent_kif", "method/selection=held_out"), "cannot go back to an earlier"),
+    ],
+)
+def test_parts_that_do_not_go_together(overrides: tuple[str, ...], told: str, tiny: Tiny) -> None:
+    config = composed(*overrides).copy()
+    OmegaConf.set_readonly(config, False)
+    for key, value in tiny.settings.items():
+        OmegaConf.update(config, key, value)
+    assert told in "\n".join(mistakes(config))
+
+
+@pytest.mark.parametrize(
     "override",
     ["optim.learning_rate=1", "method.importance.tracker.alpha=1", "lr=1", "method.tau=1"],
 )

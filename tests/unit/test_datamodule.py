@@ -178,27 +178,31 @@ def test_evaluation_batches_are_sorted_and_cover_each_row_once(tiny_t5: Path) ->
             assert batch["max_new_tokens"] == loaded.new_tokens_cap(task)
 
 
-def test_row_batches_go_on_for_ever_as_whole_steps(tiny_t5: Path) -> None:
+def test_row_steps_go_on_for_ever_in_their_micro_batches(tiny_t5: Path) -> None:
     loaded = data(tiny_t5)
     rows = toy_task("form").train  # 19 rows: 8 8 3
     expected = sorted(prompts([loaded.backbone.encode(row) for row in rows]))
-    batches = list(itertools.islice(loaded.row_batches(rows, "outer"), 9))
-    assert [len(batch["inputs"]["input_ids"]) for batch in batches] == [8, 8, 3] * 3
-    for batch in batches:
-        assert batch["step_tokens"] == int((batch["inputs"]["labels"] != -100).sum())
-        assert batch["step_micro_batches"] == 1
-    epochs = [joined(read(batches[i : i + 3])) for i in (0, 3, 6)]
+    steps = list(itertools.islice(loaded.row_steps(rows, "outer"), 9))
+    sizes = [[len(batch["inputs"]["input_ids"]) for batch in step] for step in steps]
+    assert sizes == [[4, 4], [4, 4], [3]] * 3
+    for step in steps:
+        tokens = sum(int((batch["inputs"]["labels"] != -100).sum()) for batch in step)
+        assert {batch["step_tokens"] for batch in step} == {tokens}
+        assert {batch["step_micro_batches"] for batch in step} == {len(step)}
+    flat = [batch for step in steps for batch in step]
+    epochs = [joined(read(flat[i : i + 5])) for i in (0, 5, 10)]
     assert all(sorted(epoch) == expected for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3, "each epoch has an order of its own"
-    few = itertools.islice(loaded.row_batches(rows[:1], "outer"), 3)
-    assert [len(batch) for batch in read(few)] == [1, 1, 1]
+    few = itertools.islice(loaded.row_steps(rows[:1], "outer"), 3)
+    assert [len(batch) for step in few for batch in read(step)] == [1, 1, 1]
 
 
 def test_rows_come_in_an_order_of_seed_task_and_purpose(tiny_t5: Path) -> None:
     rows = toy_task("form").train
 
     def first(loaded: ContinualDataModule, purpose: str = "outer") -> Any:
-        return read(itertools.islice(loaded.row_batches(rows, purpose), 3))
+        steps = itertools.islice(loaded.row_steps(rows, purpose), 3)
+        return read([batch for step in steps for batch in step])
 
     torch.manual_seed(1)
     expected = first(data(tiny_t5))
@@ -306,7 +310,7 @@ def test_rows_that_training_may_see(tiny_t5: Path) -> None:
 def test_endless_batches_leave_the_global_draws_alone(tiny_t5: Path) -> None:
     loaded = data(tiny_t5)
     before = torch.get_rng_state()
-    batches = loaded.row_batches(loaded.task.train[:9], "outer")
+    steps = loaded.row_steps(loaded.task.train[:9], "outer")
     for _ in range(5):
-        next(batches)
+        next(steps)
     assert torch.equal(torch.get_rng_state(), before)

@@ -13,7 +13,7 @@ import kif_lightning
 
 PACKAGE = "kif_lightning"
 LAYERS: dict[int, tuple[str, ...]] = {
-    0: ("__init__", "errors", "seeding", "kif", "metrics"),
+    0: ("__init__", "errors", "seeding", "modes", "kif", "metrics"),
     1: ("interfaces",),
     2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
     3: ("identification", "module", "datamodule", "callbacks"),

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig
 
 from kif_lightning.adapters import ProgressivePrompts, PromptPool
-from kif_lightning.adapters.prompted_model import HEAD_TOKENS, key_distance
+from kif_lightning.adapters.prompted_model import HEAD_TOKENS, key_distance, text_head
 from kif_lightning.backbones import DecoderBackbone, Seq2SeqBackbone
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Example
@@ -548,9 +548,14 @@ def test_wrong_settings_are_refused(make: Any, part: str) -> None:
         make()
 
 
-def test_a_decoder_that_computes_all_logits_has_no_pool(tiny_llama: Path) -> None:
-    backbone = DecoderBackbone(name="tiny", hub_name="nobody/tiny", path=str(tiny_llama))
-    base: Any = backbone.load_model()
-    base.forward = lambda input_ids: None
-    with pytest.raises(UserError, match="last logits alone"):
-        PromptPool().attach(base, backbone)
+def test_a_row_asks_with_its_own_text_whatever_the_others_answer() -> None:
+    ids = torch.arange(1, 25).repeat(2, 1)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0  # padded on the left: 20 tokens
+    head, seen = text_head(ids, mask, torch.tensor([21, 2]))
+    assert [row[m.bool()].tolist() for row, m in zip(head, seen, strict=True)] == [
+        [1, 2, 3],  # 24 tokens, 21 of them the answer
+        list(range(5, 5 + HEAD_TOKENS)),  # 18 of text: the first 16
+    ]
+    head, seen = text_head(ids, mask, None)
+    assert seen.sum(dim=1).tolist() == [HEAD_TOKENS, HEAD_TOKENS]

@@ -88,11 +88,11 @@ class Data(LightningDataModule):
     def train_dataloader(self) -> Any:
         return DataLoader([self.tensors(part) for part in self.parts], batch_size=None)  # type: ignore[arg-type]
 
-    def row_batches(self, rows: Any, purpose: str) -> Iterator[Any]:
+    def row_steps(self, rows: Any, purpose: str) -> Iterator[list[Any]]:
         self.asked.append((rows, purpose))
         while True:
             for part in self.memory:
-                yield self.tensors(part)
+                yield [self.tensors(part)]
 
     def tensors(self, part: Part) -> tuple[Tensor, ...]:
         return tuple(torch.tensor(array, dtype=self.dtype) for array in part)

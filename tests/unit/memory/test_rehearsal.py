@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,11 +180,25 @@ def test_every_own_row_may_be_chosen() -> None:
     assert len(seen) == 10
 
 
-def test_texts_to_write_are_cut_where_writing_is() -> None:
-    backbone = LetterBackbone({"colour": ["is it red? => good"]})
-    context = context_of(backbone, past_tasks={"colour": 1}, task=toy_task("shape", train=1))
-    found = PseudoSamples(max_tokens=7).examples(context)
-    assert [len(e.answer_ids) for e in found] == [4, 7, 7]  # good; two texts
+def test_a_long_text_to_write_keeps_its_mark_and_answer() -> None:
+    task = toy_task("shape", train=3)
+    long = replace(task, train=tuple(replace(row, input="x" * 500) for row in task.train))
+    samples = PseudoSamples(writing_share=1.0, max_tokens=40)
+    for example in samples.examples(context_of(LetterBackbone({}), task=long)):
+        prompt, mark, answer = text(example.answer_ids).partition(" => ")
+        assert mark
+        assert set(prompt) == {"x"}
+        assert answer in {row.output for row in task.train}
+        assert 35 <= len(example.answer_ids) <= 40
+
+
+def test_rows_that_could_not_be_read_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    good = context_of(LetterBackbone({"colour": ["a => b"]}), past_tasks={"colour": 4})
+    PseudoSamples(share=1.0).examples(good)
+    assert caplog.text == ""
+    mixed = context_of(LetterBackbone({"colour": ["a => b", "nothing"]}), past_tasks={"colour": 4})
+    PseudoSamples(share=1.0).examples(mixed)
+    assert "Of 4 rows of past tasks the model wrote 2" in caplog.text
 
 
 @pytest.mark.parametrize("family", ["tiny_t5", "tiny_llama"])

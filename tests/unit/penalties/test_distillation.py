@@ -66,6 +66,7 @@ class Student:
             answer_logits=self.backbone.answer_logits,
             step_tokens=sum(len(example.answer_ids) for example in self.examples),
             step_micro_batches=micro_batches,
+            step_rows=1,
         )
 
 

@@ -18,16 +18,18 @@ from tests.helpers.fits import TinyFit
 
 
 def context(model: Any) -> Any:
-    return SimpleNamespace(model=model)
+    """The middle micro-batch of three: 2 of the step's 5 rows."""
+    return SimpleNamespace(model=model, labels=torch.zeros(2, 3), step_rows=5, step_micro_batches=3)
 
 
 @pytest.mark.parametrize("coefficient", [0.0, 0.5, 2.0])
 def test_value_is_the_models_distance_times_the_coefficient(coefficient: float) -> None:
     distance = torch.tensor(1.25, requires_grad=True)
     term = KeyPull(coefficient=coefficient)(context(SimpleNamespace(key_distance=distance)))
-    assert float(term.detach()) == coefficient * 1.25
+    # The module counts each of the three micro-batches a third.
+    assert float(term.detach()) / 3 == pytest.approx(coefficient * 1.25 * 2 / 5)
     term.backward()
-    assert float(distance.grad) == coefficient
+    assert float(distance.grad) / 3 == pytest.approx(coefficient * 2 / 5)
 
 
 def test_a_negative_coefficient_is_refused() -> None:

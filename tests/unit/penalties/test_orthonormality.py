@@ -64,6 +64,7 @@ def context(parameters: dict[str, Any]) -> LossContext:
         answer_logits=lambda model, batch: (empty, empty),
         step_tokens=1,
         step_micro_batches=1,
+        step_rows=1,
     )
 
 

@@ -145,6 +145,18 @@ def test_the_summary_is_over_seeds_and_joins_the_single_task_scores(tmp_path: Pa
     assert reference_row["trained weights"] == "1,000 (2,000 kept)"
 
 
+def test_a_memory_that_knows_the_seed_is_no_other_method(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        settings = {"memory": {"share": 0.02, "seed": seed}}
+        run = seeded("kept", seed, [80], [40, 60], method_settings=settings)
+        folder(tmp_path / str(seed), run)
+    (group,) = read_runs([tmp_path])
+    assert (group.label, len(group.runs)) == ("kept", 2)
+    other = seeded("kept", 3, [80], [40, 60], method_settings={"memory": {"share": 0.5}})
+    folder(tmp_path / "3", other)
+    assert len(read_runs([tmp_path])) == 2
+
+
 def test_without_a_reference_of_the_seed_fwt_is_absent(tmp_path: Path) -> None:
     folders = [
         folder(tmp_path / "a", seeded("plain", 1, [80], [40, 60])),
