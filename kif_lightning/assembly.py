@@ -137,6 +137,8 @@ def build_parts(config: DictConfig) -> Parts:
     if not collect.errors:
         collect.attempt(lambda: _try_optimizer(parts))
         collect.attempt(lambda: _check_needs(parts))
+    if not collect.errors:
+        collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
     return parts
 
@@ -179,15 +181,43 @@ def _check_needs(parts: Parts) -> None:
                 f"{name} needs the same weights in every task, but {type(parts.adapter).__name__} "
                 "brings new ones for each: use method/adapter=lora."
             )
+        if needs.new_weights and parts.adapter.shared:
+            raise UserError(
+                f"{name} needs weights of each task's own, but {type(parts.adapter).__name__} has "
+                "the same for all: use method/adapter=stacked_lora."
+            )
         if needs.last_step and parts.selection is not None:
             raise UserError(
                 f"{name} merges within the task and cannot go back to an earlier step: use "
                 "method/selection=none."
             )
+    if parts.stream.at_once and (parts.memory is not None or parts.rehearsal is not None):
+        raise UserError(
+            "Nothing can be rehearsed where all tasks are learnt at once: use "
+            "method/stream=sequential, or method/memory=none and method/rehearsal=none."
+        )
     if parts.memory is not None and not any(needs.memory for _, needs in found):
         raise UserError(
             "The method keeps rows of past tasks, but nothing works with them: use "
             "method/memory=none, method/rehearsal=memory or method/boundary=fusion_with_replay."
+        )
+
+
+def _check_declarations(parts: Parts, method: DictConfig) -> None:
+    """What a method's yaml declares is true of the parts it has in this run."""
+    true = {
+        "needs_memory": parts.memory is not None,
+        "needs_task_id": parts.adapter.needs_task_id,
+        "grows_with_tasks": not parts.adapter.shared,
+    }
+    wrong = [f"method.{key}={str(value).lower()}" for key, value in true.items()
+             if method[key] != value]  # fmt: skip
+    if method.single_task_reference and not (true["needs_task_id"] and true["grows_with_tasks"]):
+        wrong.append("method.single_task_reference=false")
+    if wrong:
+        raise UserError(
+            f"With these parts {method.name} is another method than it declares: give it another "
+            f"name and say so, method.name=NAME {' '.join(wrong)}."
         )
 
 

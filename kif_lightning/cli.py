@@ -61,11 +61,18 @@ def compare(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The summary alone.")] = False,
 ) -> None:
     """Show finished runs side by side: each task when just learnt and at the end, and metrics."""
-    from kif_lightning.reporting.compare import markdown, read_runs, show_comparison
+    from kif_lightning.reporting.compare import (
+        markdown,
+        read_runs,
+        show_comparison,
+        unfinished,
+    )
     from kif_lightning.reporting.console import RunConsole
 
     try:
         groups = read_runs(runs)
+        for run in unfinished(runs):
+            Console(stderr=True, soft_wrap=True).print(f"Left out, not finished: {run}")
         if as_markdown:
             typer.echo(markdown(groups))
         else:

@@ -66,6 +66,8 @@ class Benchmark(Protocol):
 class Stream(Protocol):
     """How a benchmark's tasks are learnt: one after another, or all at once."""
 
+    at_once: bool
+
     def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """What is trained on, phase by phase; each phase ends with a task boundary."""
 
@@ -119,7 +121,9 @@ class Adapter(Protocol):
     """Which weights learn, and how they are named, saved and restored."""
 
     shared: bool
-    """Whether the same weights learn in every task."""
+    """Whether the same weights learn in every task; others are added to as tasks come."""
+    needs_task_id: bool
+    """Whether it answers by the task that a row is of."""
 
     def attach(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """Make the model trainable; called once, before the first task."""
@@ -232,6 +236,8 @@ class Needs:
     """Rows kept of past tasks."""
     shared_weights: bool = False
     """The same weights learn in every task."""
+    new_weights: bool = False
+    """Each task brings weights of its own."""
     last_step: bool = False
     """A task ends with its last step: no selection of an earlier one."""
 

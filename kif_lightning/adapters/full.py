@@ -16,6 +16,7 @@ class FullAdapter:
     """All parameters are trainable; tied weights count once."""
 
     shared = True
+    needs_task_id = False
 
     def __init__(self) -> None:
         self._backbone: Backbone | None = None

@@ -56,6 +56,7 @@ class PeftAdapter:
     """
 
     shared = True
+    needs_task_id = False
 
     def __init__(self, *, config: PeftConfig) -> None:
         self.config = config

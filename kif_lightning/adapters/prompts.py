@@ -33,6 +33,7 @@ class ProgressivePrompts:
     """
 
     shared = False
+    needs_task_id = True
 
     def __init__(self, *, num_tokens: int = 10) -> None:
         require_count("method.adapter.num_tokens", num_tokens)
@@ -113,6 +114,7 @@ class PromptPool:
     """
 
     shared = True
+    needs_task_id = False
 
     def __init__(self, *, pool_size: int = 10, num_tokens: int = 5, num_chosen: int = 4) -> None:
         require_count("method.adapter.pool_size", pool_size)

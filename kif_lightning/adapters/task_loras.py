@@ -58,6 +58,7 @@ class TaskLoras:
         _require_plain(config)
         self.config = config
         self.active = active
+        self.needs_task_id = active == "own"
 
     def attach(self, model: nn.Module, backbone: Backbone) -> nn.Module:
         """The model with the first task's LoRA; base weights frozen, LoRA in float32."""

@@ -10,6 +10,8 @@ from kif_lightning.interfaces import Row, Task
 class SequentialStream:
     """One task after another, in the benchmark's order: continual learning."""
 
+    at_once = False
+
     def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """The tasks themselves."""
         return tuple(tasks)
@@ -21,6 +23,8 @@ class SequentialStream:
 
 class JointStream:
     """All tasks at once, their rows shuffled together: the upper bound of continual learning."""
+
+    at_once = True
 
     def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
         """One task with all train rows and no test rows."""

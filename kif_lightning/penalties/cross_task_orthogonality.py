@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kif_lightning.errors import UserError, require_between
-from kif_lightning.interfaces import LearningModule, LearntTask, LossContext, Parameters
+from kif_lightning.interfaces import LearningModule, LearntTask, LossContext, Needs, Parameters
 
 _LORA_A = re.compile(r"(?:base_model\.model\.)?(?P<module>.+\.lora_A)\.[^.]+\.weight")
 """peft's name; the part before ``.weight`` is the adapter's name."""
@@ -29,6 +29,8 @@ class CrossTaskOrthogonality:
         UserError: a negative coefficient; from :meth:`check`, if no LoRA is trainable; in training,
             a later task whose model holds no frozen LoRA.
     """
+
+    needs = Needs(new_weights=True)
 
     def __init__(self, *, coefficient: float = 0.5) -> None:
         name = "penalty.cross_task_orthogonality.coefficient"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -60,13 +60,18 @@ def _runs_in(folder: Path) -> list[Path]:
     if (folder / "results.json").is_file():
         return [folder]
     runs = sorted(path.parent for path in folder.rglob("results.json"))
-    open_runs = sorted(p.parent for p in folder.rglob("config.yaml") if p.parent not in runs)
-    if open_runs or not runs:
+    if not runs:
         raise UserError(
-            f"Expected folders of finished runs, but there is no results.json in "
-            f"{', '.join(map(str, open_runs or [folder]))}: run them to the end first."
+            f"Expected folders of finished runs, but there is no results.json in {folder}: run "
+            "them to the end first."
         )
     return runs
+
+
+def unfinished(folders: Sequence[Path]) -> list[Path]:
+    """Runs beneath the folders that have no results yet."""
+    begun = {path.parent for folder in folders for path in folder.rglob("config.yaml")}
+    return sorted(run for run in begun if not (run / "results.json").is_file())
 
 
 def _check_same_protocol(results: Mapping[Path, Results]) -> None:
@@ -104,10 +109,37 @@ def _labelled(results: Mapping[Path, Results]) -> list[Group]:
         if len(set(seeds)) < len(seeds):
             named += [Group(str(folder), (found,)) for folder, found in runs]
         elif methods.count(method) > 1:
-            named.append(Group(str(runs[0][0]), tuple(found for _, found in runs)))
+            label = f"{method} ({_difference(method, runs[0][1], results.values())})"
+            named.append(Group(label, tuple(found for _, found in runs)))
         else:
             named.append(Group(method, tuple(found for _, found in runs)))
     return named
+
+
+def _difference(method: str, found: Results, results: Iterable[Results]) -> str:
+    """The settings in which a run differs from others of the same method's name."""
+    alike = [_flat(r) for r in results if r["protocol"]["method"] == method]
+    own = _flat(found)
+    keys = [
+        key
+        for key in sorted({key for other in alike for key in other})
+        if any(other.get(key) != own.get(key) for other in alike)
+    ]
+    return ", ".join(f"{key}={own.get(key)}" for key in keys)
+
+
+def _flat(found: Results) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{path}.{key}" if path else key)
+        else:
+            flat[path] = value
+
+    walk(_without_seeds(found["protocol"].get("method_settings")), "")
+    return flat
 
 
 def _without_seeds(settings: Any) -> Any:
@@ -126,7 +158,7 @@ def show_comparison(groups: Sequence[Group], console: RunConsole) -> None:
         console.console.print(_task_table(groups))
     table = Table(box=None, padding=(0, 2))
     for place, name in enumerate(HEADER):
-        table.add_column(name, justify="right" if place > 1 else "left", no_wrap=True)
+        table.add_column(name, justify="right" if place > 2 else "left", no_wrap=True)
     for row in summary(groups):
         table.add_row(*[escape(cell) for cell in row])
     console.say(stamped("Summary, percent (mean ± standard deviation over seeds)", stand_ins))
@@ -142,7 +174,7 @@ def markdown(groups: Sequence[Group]) -> str:
 
 
 HEADER = (
-    "method", "seeds", "AP", "forgetting", "BWT", "FWT", "trained weights", "memory rows",
+    "method", "told", "seeds", "AP", "forgetting", "BWT", "FWT", "trained weights", "memory rows",
     "seconds",
 )  # fmt: skip
 
@@ -174,6 +206,7 @@ def summary(groups: Sequence[Group]) -> list[list[str]]:
         rows.append(
             [
                 group.label,
+                _told(group.runs[0]),
                 ", ".join(map(str, seeds)),
                 *[
                     _spread(_values(group, value))
@@ -220,6 +253,14 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
         return ""
     middle = f"{mean(values):.{digits}f}"
     return middle if len(values) == 1 else f"{middle} ± {stdev(values):.{digits}f}"
+
+
+def _told(found: Results) -> str:
+    """What a method is given that others are not."""
+    if len(found["score_matrix"]) == 1 < len(found["tasks"]):
+        return "all tasks at once"
+    settings = found["protocol"].get("method_settings") or {}
+    return "task id" if settings.get("needs_task_id") else ""
 
 
 def _weights(cost: Mapping[str, Any]) -> str:

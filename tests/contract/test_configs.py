@@ -312,6 +312,11 @@ def test_memory_and_its_users_need_each_other(
         (("method=kif", "method/adapter=stacked_lora"), "KnowledgeFusion needs the same weights"),
         (("method=kif_m", "method/adapter=own_lora"), "FusionWithReplay needs the same weights"),
         (("method=recurrent_kif", "method/selection=held_out"), "cannot go back to an earlier"),
+        (("method=o_lora", "method/adapter=lora"), "CrossTaskOrthogonality needs weights of each"),
+        (("method=replay", "method/stream=joint"), "Nothing can be rehearsed where all tasks"),
+        (("method=per_task", "method/adapter=lora"), "needs_task_id=false method.grows_with"),
+        (("method=per_task", "method/adapter=lora"), "method.single_task_reference=false"),
+        (("method=seq_lora", "method/adapter=own_lora"), "method.needs_task_id=true"),
     ],
 )
 def test_parts_that_do_not_go_together(overrides: tuple[str, ...], told: str, tiny: Tiny) -> None:

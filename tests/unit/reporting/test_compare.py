@@ -114,7 +114,7 @@ def seeded(method: str, seed: int, learnt: list[float], end: list[float], **more
     )
 
 
-REFERENCE = {"method_settings": {"single_task_reference": True}}
+REFERENCE = {"method_settings": {"single_task_reference": True, "needs_task_id": True}}
 
 
 def test_the_summary_is_over_seeds_and_joins_the_single_task_scores(tmp_path: Path) -> None:
@@ -131,6 +131,7 @@ def test_the_summary_is_over_seeds_and_joins_the_single_task_scores(tmp_path: Pa
     # AP 50 and 60; BWT -40 and -40; FWT: mean(80-85, 60-75) = -10, mean(90-80, 70-90) = -5.
     assert dict(zip(cells[0], cells[3], strict=True)) == {
         "method": "plain",
+        "told": "",
         "seeds": "1, 2",
         "AP": "55.0 ± 7.1",
         "forgetting": "40.0 ± 0.0",
@@ -142,6 +143,7 @@ def test_the_summary_is_over_seeds_and_joins_the_single_task_scores(tmp_path: Pa
     }
     reference_row = dict(zip(cells[0], cells[2], strict=True))
     assert reference_row["FWT"] == "", "it would be compared with itself"
+    assert reference_row["told"] == "task id"
     assert reference_row["trained weights"] == "1,000 (2,000 kept)"
 
 
@@ -175,12 +177,26 @@ def test_tasks_learnt_at_once_have_no_way_only_an_end(tmp_path: Path) -> None:
     assert lines["1 one"] == "1 one 80.0 -> 30.0 55.0".split()
 
 
-def test_an_unfinished_run_in_a_folder_of_runs_is_told(tmp_path: Path) -> None:
-    folder(tmp_path / "a", record("plain"))
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "config.yaml").write_text("seed: 1")
+def test_an_unfinished_run_in_a_folder_of_runs_is_left_out_and_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        folder(tmp_path / name, record(name))
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "config.yaml").write_text("seed: 1")
+    assert [group.label for group in read_runs([tmp_path])] == ["a", "b"]
+    result = CliRunner().invoke(app, ["compare", str(tmp_path)])
+    assert result.exit_code == 0
+    assert f"Left out, not finished: {tmp_path / 'c'}" in result.output
     with pytest.raises(UserError, match=r"no results\.json in"):
-        read_runs([tmp_path])
+        read_runs([tmp_path / "c"])
+
+
+def test_runs_of_one_method_are_labelled_by_what_differs(tmp_path: Path) -> None:
+    for place, tau in enumerate((0.1, 0.5)):
+        settings = {"rule": {"tau": tau, "kind": "soft"}, "needs_task_id": False}
+        run = seeded("soft", 1, [80], [40, 60], method_settings=settings)
+        folder(tmp_path / str(place), run)
+    labels = [group.label for group in read_runs([tmp_path])]
+    assert labels == ["soft (rule.tau=0.1)", "soft (rule.tau=0.5)"]
 
 
 def test_the_command_tells_mistakes_in_a_sentence(tmp_path: Path) -> None:
