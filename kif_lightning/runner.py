@@ -291,12 +291,12 @@ class StreamRunner:
         """One task: fit with its boundary, then evaluation."""
         task = self.data.training_tasks[task_index]
         label = f"after_{task_index + 1:02d}_{task.name}"
+        started = time.perf_counter()
         self.begin_task(task_index)
         parts = self.parts
         selection = [parts.selection] if parts.selection else []
         method = [*parts.gradient.values(), *selection, *parts.boundary.values()]
         trainer = self.new_trainer([TaskProgress(label=label), *method], training=True)
-        started = time.perf_counter()
         self._fit(trainer, datamodule=self.data)
         fitted = time.perf_counter()
         replay_steps = self._at_boundary(label)
