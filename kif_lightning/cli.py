@@ -88,40 +88,44 @@ def option_names(group: str) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
 
 
+DECLARED = (
+    "name", "title", "paper", "published", "needs_memory", "needs_task_id", "grows_with_tasks",
+)  # fmt: skip
+COSTS = {
+    "needs_memory": "needs memory",
+    "needs_task_id": "needs the task id at test",
+    "grows_with_tasks": "grows with tasks",
+}
+
+
 def declarations() -> list[dict[str, Any]]:
     """What every method's yaml says of itself."""
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
 
     found = []
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         for name in option_names("method"):
             method = compose("config", overrides=[f"method={name}"]).method
-            found.append({key: OmegaConf.to_object(method)[key] for key in DECLARED})  # type: ignore[index, call-overload]
+            found.append({key: method[key] for key in DECLARED})
     return found
-
-
-DECLARED = (
-    "name", "title", "paper", "published", "needs_memory", "needs_task_id", "grows_with_tasks",
-)  # fmt: skip
 
 
 def method_table() -> str:
     """The declarations as a Markdown table."""
+    from kif_lightning.reporting.console import markdown_table
+
     header = ("method", "what it is", "memory", "task id at test", "grows", "paper", "published")
-    rows = [header, ["---"] * len(header)]
-    for method in declarations():
-        costs = [method[key] for key in ("needs_memory", "needs_task_id", "grows_with_tasks")]
-        rows.append(
-            [
-                f"`{method['name']}`",
-                method["title"],
-                *["yes" if cost else "" for cost in costs],
-                method["paper"],
-                method["published"] or "",
-            ]
-        )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [
+        [
+            f"`{method['name']}`",
+            method["title"],
+            *["yes" if method[cost] else "" for cost in COSTS],
+            method["paper"],
+            method["published"] or "",
+        ]
+        for method in declarations()
+    ]
+    return markdown_table(header, rows)
 
 
 def _print_methods(console: Console) -> None:
@@ -129,12 +133,7 @@ def _print_methods(console: Console) -> None:
     found = declarations()
     width = max(len(method["name"]) for method in found)
     for method in found:
-        costs = {
-            "needs memory": method["needs_memory"],
-            "needs the task id at test": method["needs_task_id"],
-            "grows with tasks": method["grows_with_tasks"],
-        }
-        notes = [method["paper"], *[cost for cost, paid in costs.items() if paid]]
+        notes = [method["paper"], *[words for cost, words in COSTS.items() if method[cost]]]
         line = f"  {method['name']:{width}}  {method['title']} ({'; '.join(notes)})"
         console.print(line, soft_wrap=True)
         if method["published"]:

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from kif_lightning.errors import UserError
-from kif_lightning.storage import load_state, read_json, save_state, write_json, write_text
+from kif_lightning.storage import flat, load_state, read_json, save_state, write_json, write_text
 
 
 @dataclass
@@ -135,13 +135,3 @@ class RunFolder:
         """What a finished run wrote."""
         found: dict[str, Any] = read_json(self.path / "results.json")
         return found
-
-
-def flat(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested dicts as dotted keys; lists stay values."""
-    if not isinstance(value, dict):
-        return {path: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found.update(flat(item, f"{path}.{key}" if path else str(key)))
-    return found

@@ -83,6 +83,16 @@ def load_state(folder: Path) -> dict[str, Any]:
     return _put_back(plain, tensors)
 
 
+def flat(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as dotted keys; lists stay values."""
+    if not isinstance(value, dict):
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found.update(flat(item, f"{path}.{key}" if path else str(key)))
+    return found
+
+
 def _take_out(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         path = f"{len(tensors)}{path}"  # keys may hold a slash: the number keeps names apart

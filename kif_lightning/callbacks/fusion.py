@@ -77,8 +77,8 @@ class KnowledgeFusion(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Partition the weights and, after the first task, keep the fused ones as they are now."""
-        self.check(_learning(pl_module))
-        parameters = _learning(pl_module).trainable_parameters
+        self.check(learning(pl_module))
+        parameters = learning(pl_module).trainable_parameters
         self.units = self.partition(parameters)
         if self._accumulated is None:
             return
@@ -91,8 +91,8 @@ class KnowledgeFusion(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Identify, then fuse."""
-        self.identify(_learning(pl_module))
-        self.fuse(_learning(pl_module).trainable_parameters)
+        self.identify(learning(pl_module))
+        self.fuse(learning(pl_module).trainable_parameters)
 
     def identify(self, module: LearningModule) -> None:
         """Score the units and set the weights of the past, without changing anything else."""
@@ -143,7 +143,7 @@ class KnowledgeFusion(Callback):
         self._accumulated = None if accumulated is None else torch.as_tensor(accumulated).double()
 
 
-def _learning(module: Any) -> LearningModule:
+def learning(module: Any) -> LearningModule:
     """The module seen as what it offers to a method's parts."""
     learning: LearningModule = module
     return learning

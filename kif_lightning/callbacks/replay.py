@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from kif_lightning.callbacks.fusion import KnowledgeFusion
+from kif_lightning.callbacks.fusion import KnowledgeFusion, learning
 from kif_lightning.errors import require_choice, require_count
 from kif_lightning.interfaces import Boundary, FitRows, LearningModule, Needs, Parameters, Row
 from kif_lightning.kif import SkillUnits, UnitClass
@@ -110,23 +110,32 @@ class FrozenUnits(Callback):
         self.masks = frozen_masks(units, frozen, parameters)
         self._kept = {name: parameters[name].detach()[mask] for name, mask in self.masks.items()}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """To the weights' device, which they have only now."""
+        for name, parameter in self._frozen(pl_module):
+            self.masks[name] = self.masks[name].to(parameter.device)
+            self._kept[name] = self._kept[name].to(parameter.device)
+
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Zero the gradient of the frozen part, before clipping."""
-        for name, parameter in _trainable(pl_module).items():
-            if name in self.masks and parameter.grad is not None:
-                parameter.grad.masked_fill_(self.masks[name].to(parameter.device), 0.0)
+        for name, parameter in self._frozen(pl_module):
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(self.masks[name], 0.0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Undo what the optimizer did to the frozen part without a gradient."""
         with torch.no_grad():
-            for name, parameter in _trainable(pl_module).items():
-                if name in self.masks:
-                    mask = self.masks[name].to(parameter.device)
-                    parameter[mask] = self._kept[name].to(parameter.device)
+            for name, parameter in self._frozen(pl_module):
+                parameter[self.masks[name]] = self._kept[name]
+
+    def _frozen(self, module: LightningModule) -> list[tuple[str, nn.Parameter]]:
+        """Name and parameter of each tensor of which a part is frozen."""
+        parameters = learning(module).trainable_parameters
+        return [(name, parameters[name]) for name in self.masks]
 
 
 def frozen_masks(
@@ -148,8 +157,3 @@ def frozen_masks(
             spread = member.spread(frozen[place], tensor)
             masks[member.parameter] = spread.expand(tensor.shape).to(tensor.device)
     return masks
-
-
-def _trainable(module: Any) -> Parameters:
-    parameters: Parameters = module.trainable_parameters
-    return parameters

@@ -80,8 +80,11 @@ class PseudoSamples:
         while True:
             text = f"{kept}{MARK}{row.output}"
             order = Row(id=row.id, input=order_to_write(task), output=text)
-            length = len(context.backbone.encode(order, _NO_LIMIT).answer_ids)
-            if length <= self.max_tokens or not kept:
+            example = context.backbone.encode(order, _NO_LIMIT)
+            length = len(example.answer_ids)
+            if length <= self.max_tokens:
+                return example
+            if not kept:
                 return context.backbone.encode(order, self.max_tokens)
             kept = kept[: min(len(kept) - 1, len(kept) * self.max_tokens // length)]
 

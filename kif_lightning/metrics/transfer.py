@@ -77,7 +77,8 @@ def transfer_metrics(
     """
     num_tasks = len(matrix[0]) if len(matrix) > 0 else 0
     at_once = len(matrix) == 1
-    if num_tasks == 0 or any(len(row) != (num_tasks if at_once else len(matrix)) for row in matrix):
+    fits = all(len(row) == num_tasks for row in matrix) and len(matrix) in (1, num_tasks)
+    if num_tasks == 0 or not fits:
         raise ValueError(f"The score matrix must be square, got rows {[len(r) for r in matrix]}.")
     for name, vector in (("single_task", single_task), ("untrained", untrained)):
         if vector is not None and len(vector) != num_tasks:

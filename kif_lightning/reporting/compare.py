@@ -14,8 +14,8 @@ from rich.table import Table
 
 from kif_lightning.errors import UserError
 from kif_lightning.metrics.transfer import FORMULAS, forward_transfer_vs_single_task
-from kif_lightning.reporting.console import RunConsole, stamped
-from kif_lightning.storage import read_json
+from kif_lightning.reporting.console import RunConsole, markdown_table, stamped
+from kif_lightning.storage import flat, read_json
 
 MUST_MATCH = (
     "benchmark", "order", "data_sha256", "rows", "metrics", "backbone", "weights", "lora", "optim",
@@ -100,7 +100,7 @@ def _labelled(results: Mapping[Path, Results]) -> list[Group]:
     groups: dict[tuple[str, str], list[tuple[Path, Results]]] = {}
     for folder, found in results.items():
         protocol = found["protocol"]
-        settings = json.dumps(_without_seeds(protocol.get("method_settings")), sort_keys=True)
+        settings = json.dumps(_settings(found), sort_keys=True)
         groups.setdefault((protocol["method"], settings), []).append((folder, found))
     methods = [method for method, _ in groups]
     named = []
@@ -118,8 +118,8 @@ def _labelled(results: Mapping[Path, Results]) -> list[Group]:
 
 def _difference(method: str, found: Results, results: Iterable[Results]) -> str:
     """The settings in which a run differs from others of the same method's name."""
-    alike = [_flat(r) for r in results if r["protocol"]["method"] == method]
-    own = _flat(found)
+    alike = [flat(_settings(r)) for r in results if r["protocol"]["method"] == method]
+    own = flat(_settings(found))
     keys = [
         key
         for key in sorted({key for other in alike for key in other})
@@ -128,18 +128,9 @@ def _difference(method: str, found: Results, results: Iterable[Results]) -> str:
     return ", ".join(f"{key}={own.get(key)}" for key in keys)
 
 
-def _flat(found: Results) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                walk(item, f"{path}.{key}" if path else key)
-        else:
-            flat[path] = value
-
-    walk(_without_seeds(found["protocol"].get("method_settings")), "")
-    return flat
+def _settings(found: Results) -> Any:
+    """A method's settings, to tell it from others."""
+    return _without_seeds(found["protocol"].get("method_settings"))
 
 
 def _without_seeds(settings: Any) -> Any:
@@ -169,8 +160,7 @@ def show_comparison(groups: Sequence[Group], console: RunConsole) -> None:
 
 def markdown(groups: Sequence[Group]) -> str:
     """The summary as a Markdown table."""
-    rows = [HEADER, ["---"] * len(HEADER), *summary(groups)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(HEADER, summary(groups))
 
 
 HEADER = (

@@ -80,6 +80,12 @@ class RunConsole:
         return stamped(text, self.stand_ins)
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells as a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
 def stamped(text: str, stand_ins: Sequence[str]) -> str:
     """A title with what stands for something real behind it."""
     return " - ".join([text, *([f"on {' and '.join(stand_ins)}"] if stand_ins else [])])

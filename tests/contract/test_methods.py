@@ -22,8 +22,8 @@ from kif_lightning import launch
 from kif_lightning.cli import option_names
 from kif_lightning.interfaces import Row, Task
 from kif_lightning.reporting.console import RunConsole
-from kif_lightning.run_state import flat
 from kif_lightning.runner import StreamRunner
+from kif_lightning.storage import flat
 from tests.helpers.streams import ToyBenchmark, tiny_config
 from tests.helpers.tiny import save_toy_tasks, toy_rows
 

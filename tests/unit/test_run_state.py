@@ -10,7 +10,8 @@ import torch
 
 import kif_lightning.run_state
 from kif_lightning.errors import UserError
-from kif_lightning.run_state import RunFolder, RunState, flat
+from kif_lightning.run_state import RunFolder, RunState
+from kif_lightning.storage import flat
 
 SETTINGS: dict[str, Any] = {
     "seed": 1,

@@ -173,29 +173,6 @@ def test_a_mask_token_that_the_model_does_not_have(tiny_t5: Path) -> None:
 
 
 @torch.no_grad()
-def test_drawn_answers_are_the_seeds_and_greedy_ones_stay(
-    backbone: Seq2SeqBackbone, model: Any
-) -> None:
-    batch = backbone.generation_batch([backbone.encode(row) for row in rows()])
-    plain = backbone.generate(model, batch, 7)
-
-    def drawn(seed: int, top_k: int) -> list[str]:
-        torch.manual_seed(seed)
-        return backbone.generate(model, batch, 7, top_k=top_k)
-
-    assert drawn(1, 20) == drawn(1, 20)
-    assert len({tuple(drawn(seed, 20)) for seed in range(4)}) == 4
-    assert drawn(1, 1) == drawn(2, 1) == plain
-    torch.manual_seed(3)
-    assert backbone.generate(model, batch, 7) == plain
-    # The model's own settings do not count here either.
-    expected = drawn(1, 20)
-    model.generation_config.update(temperature=50.0, top_p=0.1, num_beams=3, repetition_penalty=9.0)
-    assert drawn(1, 20) == expected
-    assert model.generation_config.temperature == 50.0
-
-
-@torch.no_grad()
 def test_draws_are_of_the_likeliest_tokens_alone(backbone: Seq2SeqBackbone, model: Any) -> None:
     example = backbone.encode(rows()[0])
     batch = backbone.generation_batch([example] * 200)
