@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-TaskKind = Literal["classification", "generation"]
+TaskKind = Literal["classification", "generation", "multiple_choice", "dialogue_state"]
 Parameters = Mapping[str, nn.Parameter]
 """Exported name (as in the saved adapter) -> trainable parameter."""
 
@@ -28,18 +28,44 @@ class Row:
 class Task:
     """One task of the stream.
 
-    ``labels`` holds the distinct TRAIN outputs of a classification task, before any row limit: its
-    longest one caps the generated tokens. It is empty for a generation task.
+    ``labels`` holds the distinct TRAIN outputs where they are few words that all rows choose from
+    (classification), before any row limit: the longest one caps the generated tokens. It is empty
+    where answers are free.
     """
 
     name: str
     kind: TaskKind
     metric: str
-    train: tuple[Row, ...]
-    test: tuple[Row, ...]
+    train: Sequence[Row]
+    test: Sequence[Row]
     labels: tuple[str, ...]
     sha256: Mapping[str, str]
     """split -> sha256 of its whole file."""
+    dev: Sequence[Row] = ()
+    """The dev rows that came with the data, if any; held-out rows are a share of ``train``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """All rows of one split of a task, as its source has them: before limits and held-out rows."""
+
+    rows: Sequence[Row]
+    sha256: str
+    problems: tuple[str, ...] = ()
+    """One sentence for each row that could not be read, where the reader was told to go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTask:
+    """One task as its source has it: files, a hub data set, a generator."""
+
+    name: str
+    kind: TaskKind
+    metric: str
+    splits: Mapping[str, Split]
+    """``train`` and ``test``; ``dev`` where there is one."""
+    closed_answers: bool
+    """Whether all rows choose from the same few answers (classification, lettered choices)."""
 
 
 @dataclass(frozen=True, kw_only=True)
