@@ -87,6 +87,8 @@ class Benchmark(Protocol):
     stand_in: bool
     order_name: str
     tasks: tuple[Task, ...]
+    provenance: Mapping[str, Any]
+    """Where the rows come from and how they were drawn, for the stamp."""
 
 
 class Stream(Protocol):

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import overload
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kif_lightning.interfaces import Row
 
-SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "input", "output")])
+SCHEMA = pa.schema([(name, pa.large_string()) for name in ("id", "input", "output")])
 
 
 class RowTable(Sequence[Row]):
@@ -40,7 +42,7 @@ class RowTable(Sequence[Row]):
 
     def __getitem__(self, index: int | slice) -> Row | RowTable:
         if isinstance(index, slice):
-            return self.take(range(*index.indices(len(self))))
+            return RowTable(self.table.take(list(range(*index.indices(len(self))))))
         index = range(len(self))[index]
         return Row(**{name: self.table[name][index].as_py() for name in SCHEMA.names})
 
@@ -50,10 +52,22 @@ class RowTable(Sequence[Row]):
                 yield Row(id=values[0], input=values[1], output=values[2])
 
     def take(self, indices: Sequence[int]) -> RowTable:
-        """The rows at those places, in that order."""
-        return RowTable(self.table.take(pa.array(indices, pa.int64())))
+        """The rows at those places, which ascend."""
+        # Taking from the whole table would first copy it into one piece.
+        places, taken, start = np.asarray(indices, dtype=np.int64), [], 0
+        for batch in self.table.to_batches():
+            first, last = np.searchsorted(places, [start, start + batch.num_rows])
+            taken.append(batch.take(pa.array(places[first:last] - start)))
+            start += batch.num_rows
+        return RowTable(pa.Table.from_batches(taken, self.table.schema))
 
-    def outputs(self) -> list[str]:
-        """All outputs."""
-        column: list[str] = self.table["output"].to_pylist()
-        return column
+    def output_codes(self) -> list[int]:
+        """A number for each row, equal for equal outputs."""
+        encoded = self.table["output"].combine_chunks().dictionary_encode()
+        codes: list[int] = encoded.indices.to_pylist()
+        return codes
+
+    def distinct_outputs(self) -> list[str]:
+        """The different outputs."""
+        outputs: list[str] = pc.unique(self.table["output"]).to_pylist()
+        return outputs

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from random import Random
+from types import MappingProxyType
+from typing import Any
 
+from kif_lightning.benchmarks.limits import limited
 from kif_lightning.benchmarks.mini.tasks import TASKS, MiniTask
 from kif_lightning.benchmarks.orders import check_known, resolve_order
-from kif_lightning.benchmarks.rows import limit_rows, require_limits
-from kif_lightning.interfaces import Row, Task
-from kif_lightning.seeding import generator
+from kif_lightning.benchmarks.rows import require_limits, sha256_of
+from kif_lightning.interfaces import Row, SourceTask, Split, Task
 
 DATA_SEED = "long_sequence_mini/1"
 """Of all rows, whatever the run's seed: results of different seeds are on the same data."""
@@ -36,6 +35,7 @@ class MiniBenchmark:
     """
 
     stand_in = True
+    provenance: Mapping[str, Any] = MappingProxyType({"source": "generated"})
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class MiniBenchmark:
         self.order_name, names = resolve_order(order, orders)
         known = {task.name: task for task in TASKS}
         check_known(names, list(known), f"the bundled stream {name}")
-        limits = {"train": train_rows, "test": test_rows}
         self.tasks: tuple[Task, ...] = tuple(
-            _task(known[task_name], limits, seed) for task_name in names
+            limited(source_task(known[n]), train_rows=train_rows, test_rows=test_rows, seed=seed)
+            for n in names
         )
 
 
@@ -76,26 +76,15 @@ def _draw(task: MiniTask, split: str, number: int, seen: set[str]) -> list[Row]:
     return rows
 
 
-def _task(task: MiniTask, limits: Mapping[str, int | None], seed: int) -> Task:
-    rows = draw_rows(task)
-    limited = {
-        split: limit_rows(
-            rows[split], limit, balanced=True, generator=generator(seed, task.name, f"{split} rows")
-        )
-        for split, limit in limits.items()
-    }
-    return Task(
+def source_task(task: MiniTask) -> SourceTask:
+    """All rows of a generated task."""
+    return SourceTask(
         name=task.name,
         kind="classification",
         metric="exact_match",
-        train=limited["train"],
-        test=limited["test"],
-        labels=task.labels,
-        sha256={split: sha256_of(rows[split]) for split in ("train", "test")},
+        splits={
+            split: Split(rows=rows, sha256=sha256_of(rows))
+            for split, rows in draw_rows(task).items()
+        },
+        closed_answers=True,
     )
-
-
-def sha256_of(rows: Sequence[Row]) -> str:
-    """Of the rows as JSON lines."""
-    text = "".join(f"{json.dumps(asdict(row))}\n" for row in rows)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kif_lightning.benchmarks.rows import limit_rows, read_rows
+from kif_lightning.benchmarks.rows import limit_rows, read_split
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 from kif_lightning.seeding import generator
@@ -26,7 +26,8 @@ def written(folder: Path, content: str | bytes) -> Path:
 def test_rows_come_in_the_files_order_with_its_sha256(tmp_path: Path) -> None:
     second = '{"output": "", "extra": 3, "input": "a\\nb", "id": "2"}'
     content = f"{GOOD}\n\n  \n{second}"
-    rows, sha256 = read_rows(written(tmp_path, content))
+    split = read_split(written(tmp_path, content))
+    rows, sha256 = split.rows, split.sha256
     assert rows == (
         Row(id="1", input="Where?", output="Ü 雨"),
         Row(id="2", input="a\nb", output=""),
@@ -40,7 +41,8 @@ def test_byte_order_mark_and_windows_lines_are_accepted(
     tmp_path: Path, prefix: bytes, end: bytes
 ) -> None:
     content = prefix + GOOD.encode() + end + GOOD.replace('"1"', '"2"').encode() + end
-    rows, sha256 = read_rows(written(tmp_path, content))
+    split = read_split(written(tmp_path, content))
+    rows, sha256 = split.rows, split.sha256
     assert [row.id for row in rows] == ["1", "2"]
     assert {row.output for row in rows} == {"Ü 雨"}
     assert sha256 == hashlib.sha256(content).hexdigest(), "of the file as it is"
@@ -49,7 +51,7 @@ def test_byte_order_mark_and_windows_lines_are_accepted(
 def test_line_separators_within_a_text_do_not_end_the_line(tmp_path: Path) -> None:
     text = "a\u2028b\x85c\u2029d"
     line = json.dumps({"id": "1", "input": text, "output": "x"}, ensure_ascii=False)
-    assert read_rows(written(tmp_path, line))[0][0].input == text
+    assert read_split(written(tmp_path, line)).rows[0].input == text
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_line_separators_within_a_text_do_not_end_the_line(tmp_path: Path) -> No
 def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, parts: list[str]) -> None:
     path = written(tmp_path, f"{GOOD}\n\n{line}\n{GOOD}\n")
     with pytest.raises(UserError) as error:
-        read_rows(path)
+        read_split(path)
     message = str(error.value)
     for part in (f"{path}, line 3:", *parts):
         assert part in message
@@ -81,7 +83,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, parts: list[s
 def test_a_long_value_is_not_repeated_whole(tmp_path: Path) -> None:
     path = written(tmp_path, json.dumps({"id": list(range(9999)), "input": "", "output": ""}))
     with pytest.raises(UserError) as error:
-        read_rows(path)
+        read_split(path)
     assert len(str(error.value)) < len(str(path)) + 200
 
 
@@ -94,14 +96,14 @@ def test_a_long_value_is_not_repeated_whole(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_named(tmp_path: Path, content: bytes, part: str) -> None:
     path = written(tmp_path, content)
     with pytest.raises(UserError, match=part) as error:
-        read_rows(path)
+        read_split(path)
     assert str(path) in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     with pytest.raises(UserError, match="no such file") as error:
-        read_rows(path)
+        read_split(path)
     assert str(path) in str(error.value)
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from kif_lightning.benchmarks import LocalBenchmark
+from kif_lightning.benchmarks import PublicBenchmark
 from kif_lightning.errors import UserError
 
 ORDERS = {"order1": ["colour", "shape"], "order2": ["shape", "colour"]}
 
 
-def benchmark(folder: Path | None, **settings: Any) -> LocalBenchmark:
+def benchmark(folder: Path | None, **settings: Any) -> PublicBenchmark:
     given: dict[str, Any] = {"orders": ORDERS, "order": "order1", **settings}
-    return LocalBenchmark(name="toy", data_dir=None if folder is None else str(folder), **given)
+    return PublicBenchmark(name="toy", data_dir=None if folder is None else str(folder), **given)
 
 
 def write(folder: Path, task: str, outputs: list[str], test: list[str] | None = None) -> None:
@@ -103,7 +103,7 @@ def test_sha256_is_that_of_the_whole_files(toy_data: Path) -> None:
         assert task.sha256[split] == hashlib.sha256(data).hexdigest()
 
 
-def ids(found: LocalBenchmark) -> list[tuple[str, ...]]:
+def ids(found: PublicBenchmark) -> list[tuple[str, ...]]:
     return [tuple(row.id for row in split) for t in found.tasks for split in (t.train, t.test)]
 
 
@@ -151,7 +151,7 @@ def test_labels_are_all_train_outputs_whatever_the_limit(tmp_path: Path) -> None
     assert benchmark(tmp_path, order=["colour"]).tasks[0].labels == ()
 
 
-def kinds_of(found: LocalBenchmark) -> list[tuple[str, str]]:
+def kinds_of(found: PublicBenchmark) -> list[tuple[str, str]]:
     return [(task.kind, task.metric) for task in found.tasks]
 
 

@@ -1,0 +1,172 @@
+"""From a record of named columns to a row: prompt and answer templates, label words, choices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter, ascii_uppercase
+from typing import Any, Literal
+
+from kif_lightning.benchmarks.files import Record
+from kif_lightning.errors import UserError
+from kif_lightning.interfaces import Row
+
+AnswerAs = Literal["letter", "text"]
+
+
+@dataclass(frozen=True)
+class Template:
+    """Text with the names of columns in braces; ``{{`` stands for a brace itself.
+
+    Args:
+        text: of the template.
+        where: how messages call it.
+
+    Raises:
+        UserError: a brace that is not closed, or more than a name within braces.
+    """
+
+    text: str
+    where: str
+
+    def __post_init__(self) -> None:
+        try:
+            parts = list(Formatter().parse(self.text))
+        except ValueError as error:
+            raise UserError(f"{self.where}={self.text!r:.80} is no template: {error}.") from error
+        for _, name, form, conversion in parts:
+            if name is not None and (form or conversion or not name or set(name) & set(".[]")):
+                raise UserError(
+                    f"{self.where}={self.text!r:.80}: expected a column's name alone in each pair "
+                    f"of braces, got {{{name}}}; write {{{{ and }}}} for braces in the text."
+                )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it names, in the order of their first use."""
+        return tuple(dict.fromkeys(n for _, n, _, _ in Formatter().parse(self.text) if n))
+
+    def filled(self, values: Mapping[str, str]) -> str:
+        """The text with each column's value."""
+        return self.text.format_map(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the records of a task become rows; a callable for ``read_split``.
+
+    Args:
+        task: its name, the first part of ids that no column gives.
+        prompt: of the input; ``{choices}``: the choices, one a line, lettered.
+        answer: of the output.
+        words: value of an answer's column -> the word that stands for it.
+        choices: columns that hold one choice each, or the one that holds a list of them.
+        answer_as: with choices: answer with the letter of the right one or with its text.
+        id: the column of ids; None: rows are numbered.
+    """
+
+    task: str
+    prompt: Template
+    answer: Template
+    words: Mapping[str, str]
+    choices: Sequence[str] = ()
+    answer_as: AnswerAs = "letter"
+    id: str | None = None
+
+    def __call__(self, record: Record, number: int) -> Row:
+        """The row of a record.
+
+        Raises:
+            UserError: a column is missing or empty, or holds no text; a value has no word.
+        """
+        choices = self._choices(record) if self.choices else []
+        listed = "\n".join(
+            f"{letter}: {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)
+        )
+        asked = self._values(record, self.prompt, {"choices": listed} if choices else {})
+        if asked and not any(value.strip() for value in asked.values()):
+            raise UserError(f"nothing stands in {named(asked)}; expected something to ask about.")
+        answered = self._values(record, self.answer, {})
+        if choices:
+            output = self._chosen(choices, *answered.values())
+        else:
+            answered = {name: self._word(name, value) for name, value in answered.items()}
+            output = self.answer.filled(answered)
+        return Row(
+            id=f"{self.task}-{number}" if self.id is None else text_of(record, self.id),
+            input=self.prompt.filled(asked),
+            output=output,
+        )
+
+    def _values(
+        self, record: Record, template: Template, given: Mapping[str, str]
+    ) -> dict[str, str]:
+        return {
+            name: given[name] if name in given else text_of(record, name)
+            for name in template.columns
+        }
+
+    def _word(self, name: str, value: str) -> str:
+        if not self.words:
+            return value
+        if value not in self.words:
+            raise UserError(
+                f"'{name}' is {value!r:.40}, for which words has no word; it knows "
+                f"{named(self.words)}."
+            )
+        return self.words[value]
+
+    def _choices(self, record: Record) -> list[str]:
+        if len(self.choices) > 1:
+            return [text_of(record, column) for column in self.choices]
+        column = self.choices[0]
+        found = _present(record, column)
+        # Public sets hold {"text": [...], "label": [...]} as well as plain lists.
+        found = found.get("text", found) if isinstance(found, dict) else found
+        if not isinstance(found, list) or not 2 <= len(found) <= len(ascii_uppercase):
+            raise UserError(f"'{column}' must hold a list of 2 to 26 choices, got {found!r:.60}.")
+        return [text_of({column: choice}, column) for choice in found]
+
+    def _chosen(self, choices: list[str], value: str) -> str:
+        """The right choice, which the data name by letter, by number from 0, or by its text."""
+        letters = ascii_uppercase[: len(choices)]
+        if value in choices:
+            index = choices.index(value)
+        elif value.strip() and value.strip().upper() in letters:
+            index = letters.index(value.strip().upper())
+        elif value.isdecimal() and int(value) < len(choices):
+            index = int(value)
+        else:
+            raise UserError(
+                f"the answer {value!r:.40} is none of the choices: expected {letters[0]} to "
+                f"{letters[-1]}, 0 to {len(choices) - 1}, or the text of one."
+            )
+        return letters[index] if self.answer_as == "letter" else choices[index]
+
+
+def _present(record: Record, column: str) -> Any:
+    if column not in record:
+        raise UserError(f"there is no column '{column}'; it has {named(record)}.")
+    return record[column]
+
+
+def text_of(record: Record, column: str) -> str:
+    """A column's value as text.
+
+    Raises:
+        UserError: the column is missing, or holds nothing, a list, an object or no number.
+    """
+    value = _present(record, column)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    what = "nothing" if value is None else f"{type(value).__name__} {value!r:.40}"
+    raise UserError(f"'{column}' must hold a text or a number, got {what}.")
+
+
+def named(names: Iterable[str]) -> str:
+    """Names for a message, not too many."""
+    listed = list(names)
+    return (", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")) or "none"
