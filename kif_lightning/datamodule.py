@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,11 +124,14 @@ class ContinualDataModule(LightningDataModule):
         evaluation_batch_size: prompts generated for together.
         max_new_tokens: cap of generation tasks (classification: the longest train label).
         num_held_out: seeded train rows kept from training, for selection by their loss.
+        held_out_share: instead, a share of them, but one row at least; of each class the same share
+            where answers are closed.
+        look_at_dev: select by the data's own dev rows.
         seed: of row order and held-out draw.
 
     Raises:
         UserError: sizes below 1, a batch size that is no multiple of the micro-batch size, a task
-            with no more train rows than are held out.
+            with no more train rows than are held out, or without the dev rows to look at.
     """
 
     def __init__(
@@ -140,7 +144,9 @@ class ContinualDataModule(LightningDataModule):
         micro_batch_size: int | None,
         evaluation_batch_size: int,
         max_new_tokens: int,
-        num_held_out: int,
+        num_held_out: int | None = None,
+        held_out_share: float | None = None,
+        look_at_dev: bool = False,
         seed: int,
     ) -> None:
         super().__init__()
@@ -155,12 +161,6 @@ class ContinualDataModule(LightningDataModule):
                 f"and {micro_batch_size}."
             )
         training_tasks = benchmark.tasks if training_tasks is None else tuple(training_tasks)
-        for task in training_tasks:
-            if len(task.train) <= num_held_out:
-                raise UserError(
-                    f"Task {task.name} has {len(task.train)} train rows, but {num_held_out} are to "
-                    "be held out: use more rows (benchmark.train_rows) or method/selection=none."
-                )
         self.training_tasks = training_tasks
         self.test_tasks = benchmark.tasks
         self.backbone = backbone
@@ -168,7 +168,9 @@ class ContinualDataModule(LightningDataModule):
         self.micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.max_new_tokens = max_new_tokens
-        self.num_held_out = num_held_out
+        self.held_out_rows = num_held_out or 0
+        self.held_out_share = held_out_share
+        self.look_at_dev = look_at_dev
         self.seed = seed
         self.task_index = 0
         self.memory_rows: tuple[Row, ...] = ()
@@ -177,6 +179,22 @@ class ContinualDataModule(LightningDataModule):
         """Examples of past tasks that join the present one's own."""
         self._test_examples: dict[str, list[Example]] = {}
         self._split: tuple[list[Example], list[Example]] | None = None
+        self._check_rows()
+
+    def _check_rows(self) -> None:
+        for task in self.training_tasks:
+            held_out = self.num_held_out(task)
+            if len(task.train) <= held_out:
+                raise UserError(
+                    f"Task {task.name} has {len(task.train)} train rows, but {held_out} are to be "
+                    "held out: use more rows (benchmark.train_rows) or method/selection=none."
+                )
+        without = [task.name for task in self.test_tasks if not task.dev]
+        if self.look_at_dev and without:
+            raise UserError(
+                f"Steps are to be selected by dev rows, but the data has none of "
+                f"{', '.join(without)}: use method/selection=held_out, which takes rows of train."
+            )
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -195,14 +213,30 @@ class ContinualDataModule(LightningDataModule):
         self.rehearsed = ()
         self._split = None
 
-    def training_rows(self) -> tuple[Row, ...]:
+    def training_rows(self) -> Sequence[Row]:
         """The present task's own rows that training may see."""
         held_out = self._held_out()
+        if not held_out:
+            return self.task.train
         return tuple(row for i, row in enumerate(self.task.train) if i not in held_out)
+
+    def num_held_out(self, task: Task) -> int:
+        """Train rows of a task kept from its training."""
+        if self.held_out_share is None:
+            return self.held_out_rows
+        return max(1, round(self.held_out_share * len(task.train)))
 
     def num_training_rows(self, task: Task) -> int:
         """Rows of its own that training sees."""
-        return len(task.train) - self.num_held_out
+        return len(task.train) - self.num_held_out(task)
+
+    def dev_rows_in_test(self) -> dict[str, int]:
+        """Task name -> how many of its dev rows have an input that its test rows have too."""
+        found = {}
+        for task in self.test_tasks:
+            dev = Counter(row.input for row in task.dev)
+            found[task.name] = sum(dev.pop(row.input, 0) for row in task.test)
+        return found
 
     def optimizer_steps(self, task: Task, epochs: int) -> int:
         """Optimizer steps of a task."""
@@ -252,17 +286,22 @@ class ContinualDataModule(LightningDataModule):
         dataset = _TrainingBatches(self.backbone, examples)
         return DataLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """The held-out rows of the present task; nothing without selection."""
+    def selection_dataloader(self) -> DataLoader[Any]:
+        """The held-out rows of the present task, or its dev rows; ``step_tokens`` of each batch.
+
+        At each start it draws one number from torch's global generator, as any plain loader:
+        kif_official's published numbers rest on it.
+        """
         examples = self._training_split()[1]
-        if not examples:
-            return []
-        dataset = _TrainingBatches(self.backbone, examples)
         parts = [
             tuple(range(start, min(start + self.micro_batch_size, len(examples))))
             for start in range(0, len(examples), self.micro_batch_size)
         ]
-        sampler = [MicroBatch(part, 0, 1, len(part)) for part in parts]
+        sampler = [
+            MicroBatch(part, sum(len(examples[i].answer_ids) for i in part), 1, len(part))
+            for part in parts
+        ]
+        dataset = _TrainingBatches(self.backbone, examples)
         return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=_as_is)
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
@@ -291,20 +330,43 @@ class ContinualDataModule(LightningDataModule):
         )
 
     def _training_split(self) -> tuple[list[Example], list[Example]]:
-        """(training, held-out) examples of the present task."""
+        """Examples of the present task: to train on, to select by."""
         if self._split is None:
-            examples = [self.backbone.encode(row) for row in self.task.train]
-            held_out = self._held_out()
-            self._split = (
-                [example for i, example in enumerate(examples) if i not in held_out],
-                [example for i, example in enumerate(examples) if i in held_out],
-            )
+            chosen = self._held_out()
+            training: list[Example] = []
+            held_out: list[Example] = []
+            for i, row in enumerate(self.task.train):
+                (held_out if i in chosen else training).append(self.backbone.encode(row))
+            if self.look_at_dev:
+                held_out = [self.backbone.encode(row) for row in self.task.dev]
+            self._split = training, held_out
         return self._split
 
     def _held_out(self) -> set[int]:
-        draw = generator(self.seed, self.task.name, "held-out rows")
-        order = torch.randperm(len(self.task.train), generator=draw).tolist()
-        return set(order[: self.num_held_out])
+        """Which train rows of the present task are kept from training."""
+        task, number = self.task, self.num_held_out(self.task)
+        if not number:
+            return set()
+        draw = generator(self.seed, task.name, "held-out rows")
+        order = torch.randperm(len(task.train), generator=draw).tolist()
+        if self.held_out_share is not None and task.labels:
+            order = _evenly(order, [row.output for row in task.train])
+        return set(order[:number])
+
+
+def _evenly(order: Sequence[int], classes: Sequence[str]) -> list[int]:
+    """Rows in another order, however many of which come first, every class has its share in them.
+
+    Args:
+        order: row numbers; it decides between rows of a class, and between classes of a size.
+        classes: the class of each row.
+    """
+    sizes, seen = Counter(classes), Counter[str]()
+    place = {}
+    for i in order:
+        place[i] = (seen[classes[i]] + 0.5) / sizes[classes[i]]
+        seen[classes[i]] += 1
+    return sorted(order, key=place.__getitem__)
 
 
 def _as_is(batch: Any) -> Any:

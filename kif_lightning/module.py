@@ -237,12 +237,6 @@ class ContinualModule(LightningModule):
         if self.identification is not None and not self._skip:
             self.identification.after_step(self.trainable_parameters)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Held-out loss per target token, for selection."""
-        logits, labels = self.backbone.answer_logits(self.model, batch["inputs"])
-        tokens = int((labels >= 0).sum())
-        self.log("held_out_loss", token_loss(logits, labels) / tokens, batch_size=tokens)
-
     def begin_evaluation(
         self,
         scores: Sequence[TextScore],

@@ -93,7 +93,6 @@ def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:
     runner.begin_task(0)
     trainer = runner.new_trainer([clock], training=True)
     trainer.limit_train_batches = _PROBE_STEPS * data.accumulate_grad_batches
-    trainer.limit_val_batches = 0
     trainer.fit_loop.max_epochs = 1
     batches = [batch["inputs"]["input_ids"] for batch in data.train_dataloader()]
     trainer.fit(runner.module, datamodule=data)

@@ -35,15 +35,23 @@ class RunOptions:
 
 
 def protocol_stamp(
-    parts: Parts, options: RunOptions, micro_batch_size: int, device: str
+    parts: Parts,
+    options: RunOptions,
+    micro_batch_size: int,
+    device: str,
+    selection: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Everything that decides a run's numbers; ``device`` is the type that trained."""
+    """Everything that decides a run's numbers.
+
+    ``device`` is the type that trained, ``selection`` says by which rows steps were selected.
+    """
     tasks = parts.benchmark.tasks
     trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
     return {
         "benchmark": parts.benchmark.name,
         "order_name": parts.benchmark.order_name,
         "order": [task.name for task in tasks],
+        "data_source": dict(parts.benchmark.provenance),
         "data_sha256": {task.name: dict(task.sha256) for task in tasks},
         "rows": {t.name: {"train": len(t.train), "test": len(t.test)} for t in tasks},
         "metrics": {task.name: task.metric for task in tasks},
@@ -60,6 +68,7 @@ def protocol_stamp(
         "micro_batch": micro_batch_size,
         "evaluation_batch": options.evaluation_batch_size,
         "loss_mean": options.loss_mean,
+        "selection": selection,
         "gradient_clip": options.gradient_clip,
         **trainer,
         "device": stamp.device(device),

@@ -69,6 +69,9 @@ class StreamRunner:
         console.stand_ins = parts.stand_ins
         self.new_logger = new_logger
         self.logger: Logger | None = None
+        self.data_findings: Sequence[dict[str, Any]] = ()
+        """What the data doctor says of the rows, for the results."""
+        selection = parts.selection
         self.data = ContinualDataModule(
             benchmark=parts.benchmark,
             training_tasks=parts.stream.training_tasks(parts.benchmark.tasks),
@@ -77,7 +80,9 @@ class StreamRunner:
             micro_batch_size=options.micro_batch_size,
             evaluation_batch_size=options.evaluation_batch_size,
             max_new_tokens=options.max_new_tokens,
-            num_held_out=parts.selection.num_held_out if parts.selection else 0,
+            num_held_out=selection.num_held_out if selection else None,
+            held_out_share=selection.held_out_share if selection else None,
+            look_at_dev=selection is not None and selection.rows == "dev",
             seed=options.seed,
         )
         self.tasks: Sequence[Task] = parts.benchmark.tasks
@@ -159,6 +164,30 @@ class StreamRunner:
             if isinstance(part, ChecksModule):
                 part.check(self.module)
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
+        if self.data.look_at_dev:
+            self._warn_of_dev_rows()
+
+    def _warn_of_dev_rows(self) -> None:
+        rows, overlap = {task.name: len(task.dev) for task in self.tasks}, self.dev_rows_in_test
+        listed = ", ".join(f"{name} {n} of {rows[name]}" for name, n in overlap.items() if n)
+        self.console.say(
+            "Warning: steps are selected by the data's own dev rows, which overlap test in the "
+            f"public benchmarks. Dev rows whose input is in test here: {listed or 'none'}."
+            + (" Use method/selection=held_out for scores to report." if listed else "")
+        )
+
+    @cached_property
+    def dev_rows_in_test(self) -> dict[str, int]:
+        """Task name -> number of its dev rows whose input is in its test rows."""
+        return self.data.dev_rows_in_test()
+
+    def _selection_stamp(self) -> dict[str, Any] | None:
+        """What the steps are selected by."""
+        if self.parts.selection is None:
+            return None
+        if not self.data.look_at_dev:
+            return {"rows": "held_out"}
+        return {"rows": "dev", "dev_rows_in_test": self.dev_rows_in_test}
 
     def begin_task(self, task_index: int) -> None:
         """Everything that precedes a task's fit."""
@@ -193,16 +222,8 @@ class StreamRunner:
         self, callbacks: Sequence[Callback], *, training: bool, epochs: int | None = None
     ) -> Trainer:
         """A fresh Trainer: a task boundary is a fit boundary (a second fit would train nothing)."""
-        selection = self.parts.selection
-        looks: dict[str, Any] = {"limit_val_batches": 0}
-        if training and selection is not None:
-            looks = {
-                "val_check_interval": selection.every_steps * self.data.accumulate_grad_batches,
-                "check_val_every_n_epoch": None,
-            }
         trainer = Trainer(
             **self.options.trainer,
-            **looks,
             max_epochs=epochs or self.options.epochs,
             accumulate_grad_batches=self.data.accumulate_grad_batches,
             gradient_clip_val=self.options.gradient_clip,
@@ -344,7 +365,6 @@ class StreamRunner:
             nonlocal steps
             shown = [TaskProgress(label=f"{label} replay"), *callbacks]
             trainer = self.new_trainer(shown, training=True, epochs=epochs)
-            trainer.limit_val_batches = 0
             with self.module.rehearsing() as counts:
                 loader = self.data.rows_dataloader(rows, "replayed rows")
                 self._fit(trainer, train_dataloaders=loader)
@@ -363,12 +383,15 @@ class StreamRunner:
                 f"{task.name}: {counts.skipped_steps} optimizer steps skipped, their loss or "
                 "gradient was not finite."
             )
+        selection = self.parts.selection
         return {
             "name": task.name,
             "train_rows": self.data.num_training_rows(task),
             "rehearsed_rows": len(self.data.rehearsed),
             "memory_rows": self._memory_rows(),
             "optimizer_steps": counts.optimizer_steps,
+            "selected_step": selection.selected_step if selection else None,
+            "stopped_early": selection is not None and selection.stopped_early,
             "skipped_steps": counts.skipped_steps,
             "scaler_overflows": counts.scaler_overflows,
             "last_loss": counts.losses[-1] if counts.losses else None,
@@ -441,8 +464,13 @@ class StreamRunner:
             ],
             phases=state.phases,
             stand_ins=self.parts.stand_ins,
+            data_findings=self.data_findings,
             protocol=protocol_stamp(
-                self.parts, self.options, self.data.micro_batch_size, self.device.type
+                self.parts,
+                self.options,
+                self.data.micro_batch_size,
+                self.device.type,
+                self._selection_stamp(),
             ),
             cost=self._cost(state),
         )

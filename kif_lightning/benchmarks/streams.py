@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kif_lightning.interfaces import Row, Task
 
@@ -27,18 +27,14 @@ class JointStream:
     at_once = True
 
     def training_tasks(self, tasks: Sequence[Task]) -> tuple[Task, ...]:
-        """One task with all train rows and no test rows."""
-        rows = tuple(
-            Row(id=f"{task.name}/{row.id}", input=row.input, output=row.output)
-            for task in tasks
-            for row in task.train
-        )
+        """One task with all train and dev rows and no test rows."""
         joint = Task(
             name="all_tasks",
             kind="generation",
             metric="",
-            train=rows,
+            train=_told_apart((task.name, task.train) for task in tasks),
             test=(),
+            dev=_told_apart((task.name, task.dev) for task in tasks),
             labels=(),
             sha256={},
         )
@@ -47,3 +43,12 @@ class JointStream:
     def num_seen(self, phase: int, num_tasks: int) -> int:
         """All of them."""
         return num_tasks
+
+
+def _told_apart(named: Iterable[tuple[str, Sequence[Row]]]) -> tuple[Row, ...]:
+    """The rows of several tasks, their ids unique among all."""
+    return tuple(
+        Row(id=f"{name}/{row.id}", input=row.input, output=row.output)
+        for name, rows in named
+        for row in rows
+    )

@@ -1,4 +1,4 @@
-"""Keep the weights of the step with the lowest held-out loss."""
+"""Keep the weights of the step with the lowest held-out loss, and stop where it falls no more."""
 
 from __future__ import annotations
 
@@ -9,61 +9,113 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from kif_lightning.errors import require_choice, require_count
+from kif_lightning.errors import UserError, require_between, require_choice, require_count
+from kif_lightning.modes import evaluating
 
 log = logging.getLogger(__name__)
 
 
 class SelectBestStep(Callback):
-    """Every ``every_steps`` optimizer steps: loss on held-out train rows; at the end the best step.
+    """Every ``every_steps`` optimizer steps a look at held-out loss; at the end the best step.
 
-    Lightning counts the looks in micro-batches: with accumulation and a ragged last step
-    they drift off the multiples of ``every_steps``.
+    A look is a pass over the datamodule's ``selection_dataloader`` without dropout, in the
+    precision of the training. Steps skipped because the loss was not finite are counted too.
 
     Must stand before the fusion callback, so that the selected weights are the ones fused.
 
     Args:
-        num_held_out: train rows of each task kept from training.
+        rows: what is looked at. ``held_out``: rows of train, kept from training; ``dev``: the
+            data's own dev rows, which in public benchmarks are often rows of test.
+        num_held_out: train rows of each task kept from training, drawn uniformly.
+        held_out_share: instead, a share of them in (0, 1], of each class the same where answers are
+            closed.
         every_steps: optimizer steps between two looks.
         importance: ``selected``: the averages of the selected step too; ``last``: those of the last
             step, as in the authors' code.
+        patience: so many looks in a row without a lower loss end the task's training; None: never.
 
     Raises:
-        UserError: a number below 1, or an unknown importance.
+        UserError: a number out of range, an unknown choice, not exactly one of ``num_held_out``
+            and ``held_out_share`` (none of them with ``dev``).
     """
 
     def __init__(
         self,
         *,
-        num_held_out: int = 100,
+        rows: Literal["held_out", "dev"] = "held_out",
+        num_held_out: int | None = None,
+        held_out_share: float | None = None,
         every_steps: int = 40,
         importance: Literal["selected", "last"] = "selected",
+        patience: int | None = None,
     ) -> None:
-        require_count("selection.num_held_out", num_held_out)
+        require_choice("selection.rows", rows, ("held_out", "dev"))
         require_count("selection.every_steps", every_steps)
         require_choice("selection.importance", importance, ("selected", "last"))
+        if num_held_out is not None:
+            require_count("selection.num_held_out", num_held_out)
+        if held_out_share is not None:
+            require_between("selection.held_out_share", held_out_share, 0.0, 1.0, low_open=True)
+        if patience is not None:
+            require_count("selection.patience (null for never)", patience)
+        given = f"got num_held_out={num_held_out} and held_out_share={held_out_share}"
+        num_given = sum(value is not None for value in (num_held_out, held_out_share))
+        if rows == "dev" and num_given != 0:
+            raise UserError(
+                f"selection.rows=dev holds no rows of train out, {given}: set both to null."
+            )
+        if rows == "held_out" and num_given != 1:
+            raise UserError(
+                f"selection holds rows of train out by their number or by their share, {given}: "
+                "set exactly one of them, the other to null."
+            )
+        self.rows = rows
         self.num_held_out = num_held_out
+        self.held_out_share = held_out_share
         self.every_steps = every_steps
         self.importance = importance
+        self.patience = patience
+        self._begin()
+
+    def _begin(self) -> None:
+        self.selected_step: int | None = None
+        """Of the last task; None: no look was worth keeping."""
+        self.stopped_early = False
+        """Whether the last task's training ended before its planned steps."""
         self._best_loss = float("inf")
-        self._best_step = 0
+        self._last_look = self._num_looks = self._looks_since_best = 0
         self._weights: dict[str, Tensor] = {}
         self._averages: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new task: nothing selected yet."""
-        self._best_loss = float("inf")
-        self._best_step = 0
-        self._weights = {}
-        self._averages = None
+        self._begin()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copy the weights if this is the best look so far."""
-        loss = float(trainer.callback_metrics["held_out_loss"])
-        if not loss < self._best_loss:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look where a step that is a multiple of ``every_steps`` has just been taken."""
+        step = trainer.global_step
+        # Until the next step's last micro-batch the count stays: one look is enough.
+        if step == self._last_look or step % self.every_steps:
             return
+        self._last_look = step
+        self._num_looks += 1
         module: Any = pl_module
-        self._best_loss, self._best_step = loss, trainer.global_step
+        loss = _loss_per_token(trainer, module)
+        for logger in trainer.loggers:
+            axes = {"running_step": float(module.logged_steps)}
+            logger.log_metrics({"held_out_loss": loss, **axes}, step=module.logged_steps)
+        if loss < self._best_loss:
+            self._keep(loss, step, module)
+            return
+        self._looks_since_best += 1
+        if self._looks_since_best == self.patience:
+            trainer.should_stop = True
+            self.stopped_early = step < trainer.estimated_stepping_batches
+
+    def _keep(self, loss: float, step: int, module: Any) -> None:
+        self._best_loss, self.selected_step, self._looks_since_best = loss, step, 0
         self._weights = {n: p.detach().clone() for n, p in module.trainable_parameters.items()}
         if self.importance == "selected" and module.identification is not None:
             self._averages = _copied(module.identification.state_dict())
@@ -71,21 +123,38 @@ class SelectBestStep(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the selected weights back."""
         module: Any = pl_module
-        if not self._weights:
-            log.warning(
-                "No step was selected: the task has %d optimizer steps, a look comes every %d. "
-                "The last weights are used.",
-                trainer.global_step,
-                self.every_steps,
+        if self.selected_step is None:
+            why = (
+                f"none of {self._num_looks} held-out losses was finite"
+                if self._num_looks
+                else f"the task has {trainer.global_step} optimizer steps, a look comes every "
+                f"{self.every_steps}"
             )
+            log.warning("No step was selected: %s. The last weights are used.", why)
             return
         with torch.no_grad():
             for name, parameter in module.trainable_parameters.items():
                 parameter.copy_(self._weights[name])
         if self._averages is not None:
             module.identification.load_state_dict(self._averages)
-        log.info("Selected step %d (held-out loss %.4f)", self._best_step, self._best_loss)
+        log.info(
+            "Selected step %d of %d%s (held-out loss %.4f)",
+            self.selected_step,
+            trainer.global_step,
+            ", stopped early" if self.stopped_early else "",
+            self._best_loss,
+        )
         self._weights, self._averages = {}, None
+
+
+@torch.no_grad()
+def _loss_per_token(trainer: Any, module: Any) -> float:
+    losses, tokens = [], 0
+    with evaluating(module), trainer.precision_plugin.val_step_context():
+        for batch in trainer.datamodule.selection_dataloader():
+            tokens += batch["step_tokens"]
+            losses.append(module.row_loss(module.transfer_batch_to_device(batch, module.device, 0)))
+    return float(torch.stack(losses).sum()) / tokens
 
 
 def _copied(state: Any) -> Any:

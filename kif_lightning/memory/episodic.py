@@ -39,8 +39,9 @@ class EpisodicMemory:
         """Choose the rows of a task that has been learnt."""
         draw = generator(self.seed, task.name, "memory")
         classes = [row.output if task.labels else "" for row in task.train]
-        chosen = choose_rows(classes, self.budget(task), draw)
-        self.rows[task.name] = tuple(task.train[i] for i in chosen)
+        chosen = set(choose_rows(classes, self.budget(task), draw))
+        # In one pass: rows may lie on the disk.
+        self.rows[task.name] = tuple(row for i, row in enumerate(task.train) if i in chosen)
 
     def state_dict(self) -> dict[str, Any]:
         """The rows: raw data of the tasks."""

@@ -68,7 +68,9 @@ class PseudoSamples:
         number = max(1, round(self.writing_share * len(rows)))
         draw = generator(context.seed, context.task.name, "rows to write")
         chosen = torch.randperm(len(rows), generator=draw)[:number].tolist()
-        own = [(context.task.name, rows[i]) for i in chosen]
+        wanted = set(chosen)
+        picked = {i: row for i, row in enumerate(rows) if i in wanted}
+        own = [(context.task.name, picked[i]) for i in chosen]
         return [
             *[context.backbone.encode(row) for _, row in written],
             *[self._as_text(context, task, row) for task, row in [*written, *own]],

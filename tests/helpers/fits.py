@@ -50,7 +50,6 @@ class TinyFit:
     epochs: int = 1
     held_out: int = 0
     callbacks: Sequence[Callback] = ()
-    looks: dict[str, Any] = field(default_factory=dict)
     module_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,7 +100,6 @@ class TinyFit:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
-            **(self.looks or {"limit_val_batches": 0}),
         )
         self.trainer.fit(self.module, datamodule=self.data)
         return {name: p.detach() for name, p in self.module.trainable_parameters.items()}

@@ -21,24 +21,23 @@ from tests.helpers.fits import Averages, TinyFit, assert_near, padded
 
 
 class Looks(Callback):
-    """Held-out loss, weights and averages at each look; stands after the selection."""
+    """Held-out loss, weights and averages after each step; stands after the selection."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[float, Averages, Any]] = []
+        self.seen: list[tuple[Averages, Any]] = []
         self.losses: list[float] = []
         self.at_end: Averages = {}
         self.last: Averages = {}
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
+        self.last = weights(pl_module)
+        if len(self.seen) == trainer.global_step:
+            return
         averages = copy.deepcopy(pl_module.identification.state_dict())
-        loss = float(trainer.callback_metrics["held_out_loss"])
-        self.seen.append((loss, weights(pl_module), averages))
+        self.seen.append((weights(pl_module), averages))
         rows = padded(trainer.datamodule._training_split()[1])
         with torch.no_grad():  # all held-out rows at once
             self.losses.append(float(pl_module.model(**rows).loss))
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *rest: Any) -> None:
-        self.last = weights(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.at_end = weights(pl_module)
@@ -146,16 +145,17 @@ def test_the_selected_step_is_what_remains(tiny_t5: Path, importance: Any) -> No
         epochs=3,
         held_out=5,
         optimizer=lambda parameters: TurnsBack(parameters, lr=1.0),
-        looks={"val_check_interval": 2, "check_val_every_n_epoch": None},
     )
     found = fit.fit()
-    losses = [loss for loss, _, _ in looks.seen]
-    assert losses == pytest.approx(looks.losses, rel=1e-5)  # weighted by tokens over micro-batches
+    losses = looks.losses
     best = losses.index(min(losses))
     assert 0 < best < len(losses) - 1
     assert len(losses) == 6
-    torch.testing.assert_close(found, looks.seen[best][1], rtol=0, atol=0)
-    expected = looks.seen[best if importance == "selected" else -1][2]
+    assert (selection.selected_step, selection.stopped_early) == (best + 1, False)
+    # Weighted by tokens over micro-batches of several sizes.
+    assert selection._best_loss == pytest.approx(min(losses), rel=1e-5)
+    torch.testing.assert_close(found, looks.seen[best][0], rtol=0, atol=0)
+    expected = looks.seen[best if importance == "selected" else -1][1]
     torch.testing.assert_close(looks.averages, expected, rtol=0, atol=0)
     assert expected["tracker"]["num_steps"] == (best + 1 if importance == "selected" else 6)
 
@@ -170,7 +170,6 @@ def test_selected_weights_are_the_ones_fused(tiny_t5: Path) -> None:
         fusion,
         held_out=5,
         optimizer=lambda parameters: SGD(parameters, lr=0.3, maximize=True),  # ever worse
-        looks={"val_check_interval": 1, "check_val_every_n_epoch": None},
     )
     start = copy.deepcopy(fit.fit())
     fused = fit.fit()
@@ -187,12 +186,7 @@ def test_task_shorter_than_a_look_is_warned_about(
     tiny_t5: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     selection = SelectBestStep(num_held_out=5, every_steps=40)
-    fit = new_fit(
-        tiny_t5,
-        selection,
-        held_out=5,
-        looks={"val_check_interval": 40, "check_val_every_n_epoch": None},
-    )
+    fit = new_fit(tiny_t5, selection, held_out=5)
     with caplog.at_level(logging.WARNING):
         found = fit.fit()
     assert "the task has 2 optimizer steps, a look comes every 40" in caplog.text

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoTokenizer
 
+from kif_lightning.benchmarks.streams import JointStream
+from kif_lightning.benchmarks.table import SCHEMA, RowTable
 from kif_lightning.datamodule import ContinualDataModule, StepPlan
 from kif_lightning.errors import UserError
+from kif_lightning.interfaces import Row, Task
 from tests.helpers.streams import ToyBenchmark, tiny_backbone, toy_task
 
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]  # 11 rows
@@ -133,9 +139,129 @@ def test_held_out_rows_are_disjoint_and_seeded(tiny_t5: Path) -> None:
     assert loaded.num_training_rows(loaded.task) == 14
     assert prompts(data(tiny_t5)._training_split()[1]) == held_out
     assert prompts(data(tiny_t5, seed=2)._training_split()[1]) != held_out
-    batches = list(loaded.val_dataloader())
+    batches = list(loaded.selection_dataloader())
+    assert joined(read(batches)) == held_out
     assert [len(batch["inputs"]["input_ids"]) for batch in batches] == [4, 1]
-    assert data(tiny_t5, num_held_out=0).val_dataloader() == []
+    for batch in batches:
+        assert batch["step_tokens"] == int((batch["inputs"]["labels"] != -100).sum())
+    assert not list(data(tiny_t5, num_held_out=None).selection_dataloader())
+
+
+def held_out_rows(loaded: ContinualDataModule) -> set[str]:
+    return {row.id for row in loaded.task.train} - {row.id for row in loaded.training_rows()}
+
+
+@pytest.mark.parametrize(
+    ("share", "number"), [(0.1, 4), (0.25, 10), (0.5, 20), (0.001, 1), (0.97, 39)]
+)
+@pytest.mark.parametrize("kind", ["classification", "generation"])
+def test_a_share_is_held_out(tiny_t5: Path, share: float, number: int, kind: str) -> None:
+    task = toy_task(train=40, kind=kind)
+    loaded = data(tiny_t5, tasks=(task,), num_held_out=None, held_out_share=share)
+    training, held_out = (prompts(part) for part in loaded._training_split())
+    assert len(held_out) == number == loaded.num_held_out(task)
+    assert len(training) == 40 - number == loaded.num_training_rows(task)
+    assert len(held_out_rows(loaded)) == number
+    assert loaded.optimizer_steps(task, epochs=3) == 3 * -(-(40 - number) // 8)
+    again, other = (
+        data(tiny_t5, tasks=(task,), num_held_out=None, held_out_share=share, seed=seed)
+        for seed in (1, 3)
+    )
+    assert held_out_rows(again) == held_out_rows(loaded) != held_out_rows(other)
+
+
+def of_classes(sizes: dict[str, int], labels: tuple[str, ...]) -> Task:
+    outputs = [label for label, size in sizes.items() for _ in range(size)]
+    rows = [Row(id=f"{i}", input=f"row {i}", output=out) for i, out in enumerate(outputs)]
+    return replace(toy_task(), train=rows, labels=labels)
+
+
+def held_out_by_class(tiny_t5: Path, task: Task, **options: Any) -> Counter[str]:
+    loaded = data(tiny_t5, tasks=(task,), **options)
+    output = {row.id: row.output for row in task.train}
+    return Counter(output[i] for i in held_out_rows(loaded))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "expected"),
+    [
+        ({"good": 30, "bad": 30}, 0.1, {"good": 3, "bad": 3}),
+        ({"good": 50, "bad": 10}, 0.1, {"good": 5, "bad": 1}),
+        ({"good": 80, "bad": 16, "rare": 1}, 0.25, {"good": 20, "bad": 4}),
+        ({"good": 4, "bad": 4, "round": 4}, 0.5, {"good": 2, "bad": 2, "round": 2}),
+    ],
+)
+def test_each_class_gives_its_share(
+    tiny_t5: Path, sizes: dict[str, int], share: float, expected: dict[str, int]
+) -> None:
+    for seed in range(5):
+        options = {"num_held_out": None, "held_out_share": share, "seed": seed}
+        assert held_out_by_class(tiny_t5, of_classes(sizes, tuple(sizes)), **options) == expected
+    # Where answers are free they are no classes; a number of rows is drawn uniformly as well.
+    draws = [{**options, "seed": seed} for seed in range(8)]
+    free = [held_out_by_class(tiny_t5, of_classes(sizes, ()), **draw) for draw in draws]
+    number = {"num_held_out": sum(expected.values()), "held_out_share": None}
+    uniform = [
+        held_out_by_class(tiny_t5, of_classes(sizes, tuple(sizes)), **{**draw, **number})
+        for draw in draws
+    ]
+    assert free == uniform
+    assert any(found != expected for found in free)
+
+
+def test_no_class_of_one_row_goes_as_long_as_others_are_there(tiny_t5: Path) -> None:
+    task = of_classes({"good": 3, "once": 1}, ("good", "once"))
+    found = held_out_by_class(tiny_t5, task, num_held_out=None, held_out_share=0.25)
+    assert found == {"good": 1}
+
+
+def test_dev_rows_are_looked_at_and_all_train_rows_trained_on(tiny_t5: Path) -> None:
+    dev = toy_task("form", train=7).train
+    tasks = (replace(toy_task(), dev=dev), replace(toy_task("shape"), dev=dev[:2]))
+    loaded = data(tiny_t5, tasks=tasks, num_held_out=None, look_at_dev=True)
+    assert joined(read(loaded.selection_dataloader())) == prompts(
+        [loaded.backbone.encode(row) for row in dev]
+    )
+    assert loaded.num_training_rows(loaded.task) == len(loaded._training_split()[0]) == 19
+    assert loaded.training_rows() is loaded.task.train
+    loaded.begin_task(1)
+    assert len(joined(read(loaded.selection_dataloader()))) == 2
+
+
+def test_dev_rows_that_are_test_rows_are_counted(tiny_t5: Path) -> None:
+    one, two = toy_task(test=6), toy_task("shape", test=6)
+    other_answer = replace(one.test[1], id="x", output="another")
+    dev = (*one.test[:1], other_answer, other_answer, *two.test)
+    tasks = (replace(one, dev=dev, test=(*one.test, one.test[0])), replace(two, dev=one.test))
+    # Of the task's own test rows, by input alone; a row counts as often as dev has it.
+    assert data(tiny_t5, tasks=tasks).dev_rows_in_test() == {"colour": 3, "shape": 0}
+
+
+def test_tasks_without_dev_rows_are_named(tiny_t5: Path) -> None:
+    tasks = (toy_task(), replace(toy_task("shape"), dev=toy_task().train), toy_task("form"))
+    told = "the data has none of colour, form: use method/selection=held_out"
+    with pytest.raises(UserError, match=told):
+        data(tiny_t5, tasks=tasks, num_held_out=None, look_at_dev=True)
+    joint = JointStream().training_tasks(tasks)
+    with pytest.raises(UserError, match=told):
+        data(tiny_t5, tasks=tasks, training_tasks=joint, num_held_out=None, look_at_dev=True)
+    (joint_task,) = JointStream().training_tasks(tasks[1:2])
+    loaded = data(tiny_t5, tasks=tasks[1:2], training_tasks=[joint_task], look_at_dev=True,
+                  num_held_out=None)  # fmt: skip
+    assert len(joined(read(loaded.selection_dataloader()))) == 19
+
+
+def test_rows_of_an_arrow_table_are_as_good(tiny_t5: Path) -> None:
+    task = toy_task(train=40)
+    columns = {name: [getattr(row, name) for row in task.train] for name in SCHEMA.names}
+    table = RowTable(pa.table(columns, SCHEMA))
+    for options in ({"num_held_out": 5}, {"num_held_out": None, "held_out_share": 0.2}):
+        rows, arrow = (
+            data(tiny_t5, tasks=(replace(task, train=train),), **options)
+            for train in (task.train, table)
+        )
+        assert rows._training_split() == arrow._training_split()
+        assert rows.training_rows() == arrow.training_rows()
 
 
 def test_present_task_decides_the_rows(tiny_t5: Path) -> None:
@@ -260,7 +386,7 @@ def test_rehearsed_examples_join_training_and_nothing_else(tiny_t5: Path) -> Non
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert sorted(joined(batches)) == sorted([*training, *prompts(rehearsed)])
     assert joined(batches) != [*training, *prompts(rehearsed)], "mixed, not one after the other"
-    assert joined(read(loaded.val_dataloader())) == held_out
+    assert joined(read(loaded.selection_dataloader())) == held_out
     loaded.begin_task(0)
     assert (loaded.memory_rows, loaded.rehearsed) == ((), ())
 
@@ -291,9 +417,10 @@ def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:
         ({"evaluation_batch_size": 0}, "evaluation.batch_size"),
         ({"max_new_tokens": 0}, "evaluation.max_new_tokens"),
         ({"num_held_out": 12}, "Task shape has 12 train rows, but 12 are to be held out"),
+        ({"num_held_out": None, "held_out_share": 1.0}, "has 19 train rows, but 19 are to be held"),
     ],
 )
-def test_mistakes_are_told(tiny_t5: Path, wrong: dict[str, int], message: str) -> None:
+def test_mistakes_are_told(tiny_t5: Path, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         data(tiny_t5, **wrong)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 from torch.optim import AdamW
 
+from kif_lightning.callbacks import SelectBestStep
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker
@@ -152,12 +153,13 @@ def test_single_broken_steps_do_not_add_up(tiny_t5: Path) -> None:
 
 
 def test_training_mode_in_fit_and_evaluation_mode_in_generation(tiny_t5: Path) -> None:
-    fit = TinyFit(tiny_t5, held_out=3, looks={"val_check_interval": 1})
+    looks = SelectBestStep(num_held_out=3, every_steps=1)
+    fit = TinyFit(tiny_t5, held_out=3, callbacks=[looks])
     modes: dict[str, set[bool]] = {"answer_logits": set(), "generate": set(), "held out": set()}
     logits, generate = fit.backbone.answer_logits, fit.backbone.generate
 
     def spy_logits(model: Any, batch: Any) -> Any:
-        phase = "held out" if fit.trainer.validating else "answer_logits"
+        phase = "answer_logits" if torch.is_grad_enabled() else "held out"
         modes[phase] |= {layer.training for layer in model.modules()}
         return logits(model, batch)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kif_lightning.benchmarks.streams import JointStream, SequentialStream
 from tests.helpers.streams import toy_task
 
@@ -32,3 +34,10 @@ def test_rows_of_all_tasks_keep_apart_ids() -> None:
     (task,) = JointStream().training_tasks(twins)
     ids = [row.id for row in task.train]
     assert len(set(ids)) == len(ids) == 8
+
+
+def test_dev_rows_come_along() -> None:
+    tasks = [replace(task, dev=task.test[:2]) for task in TASKS]
+    (task,) = JointStream().training_tasks(tasks)
+    assert [row.input for row in task.dev] == [row.input for one in tasks for row in one.dev]
+    assert len({row.id for row in task.dev}) == 4

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from kif_lightning.callbacks import MagnitudeMask
+from kif_lightning.callbacks import MagnitudeMask, SelectBestStep
 from kif_lightning.errors import UserError
 from tests.helpers.fits import PenaltyBase, PlainLoop, TinyFit, padded
 from tests.helpers.streams import toy_task
@@ -179,11 +180,11 @@ def test_the_first_task_is_not_masked_the_second_is(tiny_t5: Path) -> None:
 
 
 def test_looks_at_held_out_rows_do_not_count(tiny_t5: Path) -> None:
-    def gradients(**options: Any) -> list[dict[str, Tensor]]:
-        fit = TinyFit(tiny_t5, micro=2, held_out=4, callbacks=[after_tasks(1)], **options)
-        return fit_recording_gradients(fit)
+    def gradients(*others: Callback) -> list[dict[str, Tensor]]:
+        callbacks = [after_tasks(1), *others]
+        return fit_recording_gradients(TinyFit(tiny_t5, micro=2, held_out=4, callbacks=callbacks))
 
-    looking = gradients(looks={"val_check_interval": 1, "check_val_every_n_epoch": None})
+    looking = gradients(SelectBestStep(num_held_out=4, every_steps=1))
     blind = gradients()
     assert len(looking) == len(blind) > 1
     for one, other in zip(looking, blind, strict=True):
