@@ -8,7 +8,7 @@ PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest 
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup smollm2 lint format type test test-all bench clean
+.PHONY: help demo setup smollm2 lint format type test test-all fuzz bench clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -56,8 +56,12 @@ test: $(READY)  ## the tests, from nothing, but for the long half of the method 
 test-all: $(READY)  ## all tests; no network but the package registry
 	$(PYTEST)
 
-bench: $(READY)  ## benchmarks, ratios measured side by side
+fuzz: $(READY)  ## 10,000 damaged data files: each is read rightly or refused by line
+	KIF_FUZZ=10000 $(PYTEST) tests/integration/test_fuzz.py
+
+bench: $(READY)  ## benchmarks, measured side by side
 	$(BIN)/python experiments/benchmarks/importance.py
+	$(BIN)/python experiments/benchmarks/data.py
 
 clean:     ## caches and builds; keeps runs and the virtual environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

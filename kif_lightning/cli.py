@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +71,7 @@ def compare(
     )
     from kif_lightning.reporting.console import RunConsole
 
-    try:
+    with _telling_mistakes():
         groups = read_runs(runs)
         for run in unfinished(runs):
             Console(stderr=True, soft_wrap=True).print(f"Left out, not finished: {run}")
@@ -77,6 +79,110 @@ def compare(
             typer.echo(markdown(groups))
         else:
             show_comparison(groups, RunConsole())
+
+
+@app.command()
+def doctor(
+    path: Annotated[
+        Path,
+        typer.Argument(help="A folder of <task>/{train,dev,test}.jsonl, or a yaml of own tasks."),
+    ],
+    backbone: Annotated[
+        str | None, typer.Option(help="A model whose limits the lengths are held against.")
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Of tasks that no manifest describes: classification, ...")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the report there.")
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option(help="Write a corrected copy as that new folder.")
+    ] = None,
+) -> None:
+    """Find what is wrong with the rows of tasks; exit status 1 if that makes results wrong."""
+    from kif_lightning.benchmarks.doctor import write_fixed
+    from kif_lightning.checkup import RowTokens, examine_all, named_backbone, read_tasks
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.reporting.doctor_table import findings_table, splits_table
+    from kif_lightning.storage import write_json
+
+    console = RunConsole()
+    with _telling_mistakes():
+        tokens = None if backbone is None else RowTokens(named_backbone(backbone))
+        described = read_tasks(path, kind)
+        report = examine_all(described.tasks, tokens)
+        console.console.print(splits_table(report))
+        console.console.print(findings_table(report))
+        if described.guessed:
+            console.say(
+                f"No manifest describes {', '.join(described.guessed)}: their kind was guessed "
+                "from their answers (--kind says it)."
+            )
+        if json_file is not None:
+            write_json(json_file, report)
+        if fix is not None:
+            for task, counts in write_fixed(described.tasks, fix, original=path).items():
+                mended = ", ".join(f"{count} {check}" for check, count in counts.items() if count)
+                console.say(f"{task}: {mended or 'nothing to mend'}")
+            console.say(
+                f"Corrected copy: {fix}. Label words and what needs a choice stay as they are."
+            )
+    if report["counts"]["error"]:
+        raise typer.Exit(1)
+
+
+@app.command("import")
+def import_results(
+    outputs: Annotated[
+        Path, typer.Argument(help="The folder that holds <k>-<task>/all_results.json.")
+    ],
+    to: Annotated[Path, typer.Option(help="The run folder to write.")],
+    method: Annotated[str, typer.Option(help="How tables call it.")],
+    metric: Annotated[str, typer.Option(help="exact_match or rouge_l, of all tasks.")] = "rouge_l",
+    metric_of: Annotated[
+        list[str] | None, typer.Option(help="TASK=METRIC where a task has another; repeatable.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="THEIRS=OURS, or a JSON file of such names; repeatable."),
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="The model's name here.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="The benchmark's name here.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the run.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Where it comes from: repository, commit, paper.")
+    ] = None,
+) -> None:
+    """Take a result folder of O-LoRA or SAPT as a run folder, its metrics computed anew."""
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.reporting.importing import import_run, named_pairs
+
+    console = RunConsole()
+    with _telling_mistakes():
+        found = import_run(
+            outputs,
+            to,
+            method=method,
+            metric=metric,
+            metric_of=named_pairs("--metric-of", metric_of or []),
+            rename=named_pairs("--rename", rename or []),
+            backbone=backbone,
+            benchmark=benchmark,
+            seed=seed,
+            source=source,
+        )
+        console.finished(found)
+        for name, variant in found["peer_variants"].items():
+            console.say(f"{name} = {variant['value']:.2f}  ({variant['formula']})")
+        console.say(f"Results: {to / 'results.json'} (kif compare shows them beside other runs).")
+
+
+@contextmanager
+def _telling_mistakes() -> Iterator[None]:
+    """A user's mistake: one sentence, exit status 2."""
+    try:
+        yield
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
         raise typer.Exit(2) from error

@@ -18,15 +18,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from kif_lightning.assembly import build_parts, fixed
+from kif_lightning.checkup import examine_run
 from kif_lightning.errors import UserError
 from kif_lightning.plan import show_plan
 from kif_lightning.protocol import RunOptions
 from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.doctor_table import brief
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
 from kif_lightning.storage import write_json
 
-NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "logger")
+NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "examine_data", "logger")
 """Keys that change where and what is shown, never what is computed."""
 WORDS = ("title", "paper", "published")
 """What a method's yaml says of itself in words."""
@@ -83,6 +85,11 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     runner = new_runner(config, console)
     console.say(f"Run folder: {folder.path}")
     _tell_fixes(config, console)
+    if config.examine_data:
+        report = examine_run(runner.parts)
+        runner.data_findings = [f for f in report["findings"] if f["severity"] != "note"]
+        for line in brief(report, _data_place(config)):
+            console.say(line)
     if config.plan:
         show_plan(runner)
         return None
@@ -93,6 +100,11 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     console.metrics(results["metrics"], results["formulas"])
     console.say(f"Results: {folder.path / 'results.json'}")
     return results
+
+
+def _data_place(config: DictConfig) -> str:
+    """What ``kif doctor`` is to be told to look at."""
+    return str(config.benchmark.get("data_dir") or config.benchmark.get("file") or "PATH")
 
 
 def new_runner(config: DictConfig, console: RunConsole) -> StreamRunner:
@@ -219,6 +231,5 @@ def _quiet() -> None:
         ".*Checkpoint directory.*",
         ".*LeafSpec.*",
         ".*is_gradient_checkpointing.*",
-        ".*validation_step.*no .val_dataloader.*",
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ class ToyBenchmark:
     name: str = "toy"
     order_name: str = "own"
     stand_in: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=lambda: {"source": "test"})
 
 
 def toy_task(

@@ -17,7 +17,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     1: ("interfaces",),
     2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
     3: ("identification", "module", "datamodule", "callbacks"),
-    4: ("run_state", "assembly", "protocol", "runner", "plan", "launch"),
+    4: ("run_state", "assembly", "protocol", "checkup", "runner", "plan", "launch"),
     5: ("__main__", "cli"),
 }
 SIDE: dict[str, tuple[str, ...]] = {
