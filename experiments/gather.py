@@ -12,7 +12,7 @@ from pathlib import Path
 PROTOCOL = (
     "benchmark", "order_name", "order", "rows", "backbone", "weights", "prompt_and_decoding",
     "method", "method_settings", "lora", "optim", "seed", "epochs", "effective_batch", "precision",
-    "device", "commit", "packages",
+    "device", "commit", "packages", "imported",
 )  # fmt: skip
 
 

@@ -18,6 +18,12 @@ FORMULAS: dict[str, str] = {
     "forward_transfer_zero_shot": "mean_{j>=1} a[j-1][j] - untrained[j]",
 }
 """Name of each metric -> its formula, to print beside every figure."""
+PEER_FORMULAS: dict[str, str] = {
+    "backward_transfer_sapt": "1/T sum_{j<T-1} a[T-1][j] - a[j][j]",
+    "forgetting_rate_sapt": "mean_{j<T-1} max_{i<T-1} p[i][j] - a[T-1][j], p[i][j]: 0 for i<j",
+    "forward_transfer_sapt": "mean_j a[j][j] - 50.94",
+}
+"""The same for what SAPT's score script prints, to check published figures against; never ours."""
 
 
 def average_performance(matrix: ScoreMatrix) -> float | None:
@@ -28,14 +34,12 @@ def average_performance(matrix: ScoreMatrix) -> float | None:
 def forgetting_rate(matrix: ScoreMatrix) -> float | None:
     """``mean over j < T-1 of max_{j <= i < T-1} a[i][j] - a[T-1][j]`` (F.Ra); lower is better."""
     last = len(matrix) - 1
-    drops: list[float | None] = []
-    for j in range(last):
-        seen = [matrix[i][j] for i in range(j, last)]
-        known = [score for score in seen if score is not None]
-        # A missing score could have been the best one: the metric is then unknown, not smaller.
-        best = max(known) if len(known) == len(seen) else None
-        drops.append(_difference(best, matrix[last][j]))
-    return _mean(drops)
+    return _mean(
+        [
+            _difference(_best([matrix[i][j] for i in range(j, last)]), matrix[last][j])
+            for j in range(last)
+        ]
+    )
 
 
 def backward_transfer(matrix: ScoreMatrix) -> float | None:
@@ -96,6 +100,47 @@ def transfer_metrics(
     return {name: value for name, value in found.items() if value is not None}
 
 
+def backward_transfer_sapt(matrix: ScoreMatrix) -> float | None:
+    """``1/T sum over j < T-1 of a[T-1][j] - a[j][j]``: divided by T, not by T-1."""
+    ours = backward_transfer(matrix)
+    return None if ours is None else ours * (len(matrix) - 1) / len(matrix)
+
+
+def forgetting_rate_sapt(matrix: ScoreMatrix) -> float | None:
+    """``mean over j < T-1 of max_{i < T-1} p[i][j] - a[T-1][j]``; p: a, but 0 above the diagonal.
+
+    It differs from :func:`forgetting_rate` only where scores are negative.
+    """
+    last = len(matrix) - 1
+    padded = [[row[j] if j <= i else 0.0 for j in range(last)] for i, row in enumerate(matrix)]
+    return _mean(
+        [_difference(_best([row[j] for row in padded[:-1]]), padded[-1][j]) for j in range(last)]
+    )
+
+
+def forward_transfer_sapt(matrix: ScoreMatrix) -> float | None:
+    """``mean_j a[j][j] - 50.94``: a constant for the mean of the single-task scores."""
+    return _difference(_mean([row[i] for i, row in enumerate(matrix)]), 50.94)
+
+
+def peer_variants(matrix: ScoreMatrix) -> dict[str, float]:
+    """Every metric of :data:`PEER_FORMULAS` whose inputs are there; none of a single task.
+
+    As in the score script of circle-hit/SAPT.
+
+    Args:
+        matrix: (T, T) scores in percent; entries above the diagonal are not read.
+    """
+    if len(matrix) < 2:
+        return {}
+    found = {
+        "backward_transfer_sapt": backward_transfer_sapt(matrix),
+        "forgetting_rate_sapt": forgetting_rate_sapt(matrix),
+        "forward_transfer_sapt": forward_transfer_sapt(matrix),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
 def _difference(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
@@ -105,3 +150,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     if not known or len(known) < len(values):
         return None
     return sum(known) / len(known)
+
+
+def _best(scores: Sequence[float | None]) -> float | None:
+    """The highest; a missing one could have been it, so it is then unknown, not smaller."""
+    known = [score for score in scores if score is not None]
+    return max(known) if len(known) == len(scores) else None

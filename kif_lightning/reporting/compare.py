@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,8 +22,12 @@ MUST_MATCH = (
     "benchmark", "order", "data_sha256", "rows", "metrics", "backbone", "weights", "lora", "optim",
     "prompt_and_decoding", "epochs", "effective_batch",
 )  # fmt: skip
-"""Keys of the protocol stamp in which runs must agree for their methods to be comparable."""
+"""Keys of the protocol stamp in which runs must agree for their methods to be comparable.
+
+Imported runs do not have all of them: of each pair, the keys that both have are compared.
+"""
 Results = Mapping[str, Any]
+IMPORTED = " (imported)"
 VS_SINGLE = "forward_transfer_vs_single_task"
 MAX_COLUMNS = 6
 """Runs whose tasks are shown side by side; more would not fit a terminal."""
@@ -75,50 +80,71 @@ def unfinished(folders: Sequence[Path]) -> list[Path]:
 
 
 def _check_same_protocol(results: Mapping[Path, Results]) -> None:
-    (reference, first), *others = results.items()
-    expected = _comparable(first["protocol"])
-    for folder, found in others:
-        other = _comparable(found["protocol"])
-        differing = [key for key in MUST_MATCH if other.get(key) != expected.get(key)]
+    """Every pair: an imported run may lack what two others differ in."""
+    for (reference, first), (folder, found) in combinations(results.items(), 2):
+        expected, other = _comparable(first["protocol"]), _comparable(found["protocol"])
+        imported = _is_imported(first) or _is_imported(found)
+        keys = [key for key in MUST_MATCH if not imported or key in expected.keys() & other.keys()]
+        differing = [key for key in keys if other.get(key) != expected.get(key)]
         if differing:
+            names = " (kif import --rename THEIRS=OURS gives their tasks our names)"
             raise UserError(
                 f"{folder} was measured under another protocol than {reference} (different: "
-                f"{', '.join(differing)}): compare runs that differ in method and seed alone."
+                f"{', '.join(differing)}): compare runs that differ in method and seed alone"
+                f"{names if imported and 'order' in differing else ''}."
             )
+
+
+def _is_imported(found: Results) -> bool:
+    return bool(found["protocol"].get("imported"))
 
 
 def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The stamp without truncation, which a method may fix as a part of itself."""
     prompt = protocol.get("prompt_and_decoding")
-    if isinstance(prompt, dict):
-        prompt = {key: value for key, value in prompt.items() if key != "truncation"}
-    return {**protocol, "prompt_and_decoding": prompt}
+    if not isinstance(prompt, dict):
+        return dict(protocol)
+    kept = {key: value for key, value in prompt.items() if key != "truncation"}
+    return {**protocol, "prompt_and_decoding": kept}
 
 
 def _labelled(results: Mapping[Path, Results]) -> list[Group]:
     """Runs of the same settings and different seeds together; what names do not tell, paths do."""
     groups: dict[tuple[str, str], list[tuple[Path, Results]]] = {}
     for folder, found in results.items():
-        protocol = found["protocol"]
         settings = json.dumps(_settings(found), sort_keys=True)
-        groups.setdefault((protocol["method"], settings), []).append((folder, found))
-    methods = [method for method, _ in groups]
+        groups.setdefault((_name(found), settings), []).append((folder, found))
+    names = [name for name, _ in groups]
     named = []
-    for (method, _), runs in groups.items():
-        seeds = [found["protocol"]["seed"] for _, found in runs]
-        if len(set(seeds)) < len(seeds):
-            named += [Group(str(folder), (found,)) for folder, found in runs]
-        elif methods.count(method) > 1:
-            label = f"{method} ({_difference(method, runs[0][1], results.values())})"
+    for (name, _), runs in groups.items():
+        # A seed that is not known tells no runs apart.
+        seeds = {_seed(found) for _, found in runs} - {None}
+        if len(seeds) < len(runs) > 1:
+            named += [
+                Group(f"{folder}{IMPORTED if _is_imported(found) else ''}", (found,))
+                for folder, found in runs
+            ]
+        elif names.count(name) > 1:
+            label = f"{name} ({_difference(name, runs[0][1], results.values())})"
             named.append(Group(label, tuple(found for _, found in runs)))
         else:
-            named.append(Group(method, tuple(found for _, found in runs)))
+            named.append(Group(name, tuple(found for _, found in runs)))
     return named
 
 
-def _difference(method: str, found: Results, results: Iterable[Results]) -> str:
+def _name(found: Results) -> str:
+    """The method's; an imported one is never joined with ours."""
+    return found["protocol"]["method"] + (IMPORTED if _is_imported(found) else "")
+
+
+def _seed(found: Results) -> int | None:
+    seed: int | None = found["protocol"].get("seed")
+    return seed
+
+
+def _difference(name: str, found: Results, results: Iterable[Results]) -> str:
     """The settings in which a run differs from others of the same method's name."""
-    alike = [flat(_settings(r)) for r in results if r["protocol"]["method"] == method]
+    alike = [flat(_settings(r)) for r in results if _name(r) == name]
     own = flat(_settings(found))
     keys = [
         key
@@ -129,7 +155,9 @@ def _difference(method: str, found: Results, results: Iterable[Results]) -> str:
 
 
 def _settings(found: Results) -> Any:
-    """A method's settings, to tell it from others."""
+    """A method's settings, to tell it from others; of an imported run only where it came from."""
+    if _is_imported(found):
+        return {"from": found["protocol"]["imported"].get("from")}
     return _without_seeds(found["protocol"].get("method_settings"))
 
 
@@ -142,8 +170,10 @@ def _without_seeds(settings: Any) -> Any:
 
 def show_comparison(groups: Sequence[Group], console: RunConsole) -> None:
     """Few runs: one row a task, 'just learnt -> at the end'; then one row a method, its summary."""
-    stand_ins = groups[0].runs[0].get("stand_ins", [])
-    if sum(len(group.runs) for group in groups) <= MAX_COLUMNS:
+    # Not of the first alone: it may be imported, and know of none.
+    runs = [found for group in groups for found in group.runs]
+    stand_ins = list(dict.fromkeys(name for found in runs for name in found.get("stand_ins", [])))
+    if len(runs) <= MAX_COLUMNS:
         title = "Percent on each task, when just learnt -> at the end of the stream"
         console.say(stamped(title, stand_ins))
         console.console.print(_task_table(groups))
@@ -156,6 +186,18 @@ def show_comparison(groups: Sequence[Group], console: RunConsole) -> None:
     console.console.print(table)
     for name in formulas(groups):
         console.say(f"  {name} = {FORMULAS[name]}")
+    _tell_unchecked(runs, console)
+
+
+def _tell_unchecked(runs: Sequence[Results], console: RunConsole) -> None:
+    """What imported runs do not say of their protocol."""
+    unknown = [
+        key
+        for key in MUST_MATCH
+        if any(_is_imported(found) and key not in found["protocol"] for found in runs)
+    ]
+    if unknown:
+        console.say(f"Imported runs do not tell, so not compared: {', '.join(unknown)}.")
 
 
 def markdown(groups: Sequence[Group]) -> str:
@@ -178,21 +220,22 @@ def summary(groups: Sequence[Group]) -> list[list[str]]:
     seed, whose method declares itself the reference.
     """
     single = {
-        found["protocol"]["seed"]: [row[i] for i, row in enumerate(found["score_matrix"])]
+        _seed(found): [row[i] for i, row in enumerate(found["score_matrix"])]
         for group in groups
         for found in group.runs
         if _is_reference(found)
     }
 
     def versus_single(found: Results) -> float | None:
-        scores, matrix = single.get(found["protocol"]["seed"]), found["score_matrix"]
-        if scores is None or _is_reference(found) or len(matrix) != len(scores):
+        scores, matrix = single.get(_seed(found)), found["score_matrix"]
+        alone = _is_reference(found) or _is_imported(found)  # never under one known protocol
+        if scores is None or alone or len(matrix) != len(scores):
             return None
         return forward_transfer_vs_single_task(matrix, scores)
 
     rows = []
     for group in sorted(groups, key=lambda g: -mean(_values(g, _metric("average_performance")))):
-        seeds = sorted(found["protocol"]["seed"] for found in group.runs)
+        seeds = sorted(seed for found in group.runs if (seed := _seed(found)) is not None)
         rows.append(
             [
                 group.label,
@@ -209,7 +252,7 @@ def summary(groups: Sequence[Group]) -> list[list[str]]:
                 ],
                 _weights(group.runs[0]["cost"]),
                 str(group.runs[0]["cost"].get("memory_rows", "")),
-                _spread(_values(group, lambda found: found["cost"]["seconds"]["total"]), 0),
+                _spread(_values(group, _seconds), 0),
             ]
         )
     return rows
@@ -225,6 +268,11 @@ def formulas(groups: Sequence[Group]) -> list[str]:
 
 def _is_reference(found: Results) -> bool:
     return bool((found["protocol"].get("method_settings") or {}).get("single_task_reference"))
+
+
+def _seconds(found: Results) -> float | None:
+    total: float | None = found["cost"].get("seconds", {}).get("total")
+    return total
 
 
 def _metric(name: str) -> Callable[[Results], float | None]:
@@ -246,7 +294,9 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def _told(found: Results) -> str:
-    """What a method is given that others are not."""
+    """What a method is given that others are not; of an imported one that is not known."""
+    if _is_imported(found):
+        return "imported"
     if len(found["score_matrix"]) == 1 < len(found["tasks"]):
         return "all tasks at once"
     settings = found["protocol"].get("method_settings") or {}
@@ -265,7 +315,7 @@ def _task_table(groups: Sequence[Group]) -> Table:
     table.add_column("")
     columns = [(group, found) for group in groups for found in group.runs]
     for group, found in columns:
-        seed = f", seed {found['protocol']['seed']}" if len(group.runs) > 1 else ""
+        seed = f", seed {_seed(found)}" if len(group.runs) > 1 else ""
         table.add_column(escape(f"{group.label}{seed}"), justify="right", no_wrap=True)
     for index, task in enumerate(columns[0][1]["tasks"]):
         cells = [_course(found["score_matrix"], index) for _, found in columns]
@@ -275,8 +325,8 @@ def _task_table(groups: Sequence[Group]) -> Table:
         values = [found["metrics"].get(name) for _, found in columns]
         if any(value is not None for value in values):
             table.add_row(name, *["" if value is None else f"{value:.1f}" for value in values])
-    minutes = [found["cost"]["seconds"]["total"] / 60 for _, found in columns]
-    table.add_row("minutes", *[f"{value:.1f}" for value in minutes])
+    times = [_seconds(found) for _, found in columns]
+    table.add_row("minutes", *["" if time is None else f"{time / 60:.1f}" for time in times])
     return table
 
 

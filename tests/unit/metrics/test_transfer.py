@@ -5,6 +5,13 @@ from __future__ import annotations
 import pytest
 
 from kif_lightning.metrics import FORMULAS, transfer_metrics
+from kif_lightning.metrics.transfer import (
+    PEER_FORMULAS,
+    ScoreMatrix,
+    forgetting_rate,
+    forgetting_rate_sapt,
+    peer_variants,
+)
 
 MATRIX = [
     [70.0, 30.0, 10.0],
@@ -104,3 +111,36 @@ def test_a_vector_of_another_length(name: str) -> None:
 def test_tasks_learnt_at_once_have_an_average_alone() -> None:
     assert transfer_metrics([[30.0, 60.0, 90.0]]) == {"average_performance": 60.0}
     assert transfer_metrics([[30.0, None]]) == {}
+
+
+def test_peer_variants_by_hand() -> None:
+    found = peer_variants(MATRIX)
+    by_hand = {
+        "backward_transfer_sapt": ((75 - 70) + (50 - 60)) / 3,
+        "forgetting_rate_sapt": ((80 - 75) + (60 - 50)) / 2,
+        "forward_transfer_sapt": (70 + 60 + 90) / 3 - 50.94,
+    }
+    assert found == pytest.approx(by_hand, rel=1e-12)
+    assert found.keys() == PEER_FORMULAS.keys()
+    assert not PEER_FORMULAS.keys() & FORMULAS.keys()
+
+
+def test_peers_see_nothing_above_the_diagonal() -> None:
+    # Our own row 0 has 95 on a task not learnt yet; padded rows do not.
+    zero_shot: ScoreMatrix = [[70.0, 95.0, 10.0], *MATRIX[1:]]
+    blank: ScoreMatrix = [[70.0, None, None], [80.0, 60.0, None], MATRIX[2]]
+    assert peer_variants(zero_shot) == peer_variants(blank) == peer_variants(MATRIX)
+
+
+def test_padding_with_zeros_matters_to_negative_scores_alone() -> None:
+    negative = [[5.0, 0.0, 0.0], [4.0, -3.0, 0.0], [3.0, -7.0, 1.0]]
+    assert forgetting_rate(negative) == ((5 - 3) + (-3 + 7)) / 2
+    assert forgetting_rate_sapt(negative) == ((5 - 3) + (0 + 7)) / 2
+
+
+def test_peer_variants_without_their_inputs() -> None:
+    assert peer_variants([[50.0]]) == {}
+    holes: ScoreMatrix = [[None, None, None], [80.0, 60.0, None], [75.0, 50.0, 90.0]]
+    assert peer_variants(holes) == {}
+    end_only: ScoreMatrix = [[70.0, None], [None, 60.0]]
+    assert peer_variants(end_only) == pytest.approx({"forward_transfer_sapt": 65 - 50.94})
