@@ -100,12 +100,20 @@ def _is_imported(found: Results) -> bool:
 
 
 def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
-    """The stamp without truncation, which a method may fix as a part of itself."""
-    prompt = protocol.get("prompt_and_decoding")
-    if not isinstance(prompt, dict):
-        return dict(protocol)
-    kept = {key: value for key, value in prompt.items() if key != "truncation"}
-    return {**protocol, "prompt_and_decoding": kept}
+    """The stamp without what decides no number of this comparison.
+
+    That is truncation, which a method may fix as a part of itself, and the files of dev rows.
+    """
+    found = dict(protocol)
+    if isinstance(prompt := found.get("prompt_and_decoding"), dict):
+        found["prompt_and_decoding"] = _without(prompt, "truncation")
+    if isinstance(data := found.get("data_sha256"), dict):
+        found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
+    return found
+
+
+def _without(values: Mapping[str, Any], left_out: str) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key != left_out}
 
 
 def _labelled(results: Mapping[Path, Results]) -> list[Group]:

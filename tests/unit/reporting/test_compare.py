@@ -96,6 +96,23 @@ def test_what_a_method_fixes_is_part_of_the_method(tmp_path: Path) -> None:
     assert len(read_runs(folders)) == 2
 
 
+@pytest.mark.parametrize(("split", "alike"), [("dev", True), ("test", False)])
+def test_dev_files_decide_no_number(tmp_path: Path, split: str, alike: bool) -> None:
+    old, new = (
+        {"one": {"train": "a", "test": "b"}},
+        {"one": {"train": "a", "test": "b", split: "c"}},
+    )
+    folders = [
+        folder(tmp_path / name, record(name, data_sha256=sha256))
+        for name, sha256 in (("plain", old), ("protected", new))
+    ]
+    if alike:
+        assert len(read_runs(folders)) == 2
+        return
+    with pytest.raises(UserError, match="data_sha256"):
+        read_runs(folders)
+
+
 def seeded(method: str, seed: int, learnt: list[float], end: list[float], **more: Any) -> Any:
     """A run of two tasks that scored so when just learnt and at the end."""
     return results_record(
