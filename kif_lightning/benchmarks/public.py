@@ -15,7 +15,7 @@ from kif_lightning.benchmarks.folder import (
 from kif_lightning.benchmarks.limits import limited
 from kif_lightning.benchmarks.orders import check_known, resolve_order
 from kif_lightning.benchmarks.rows import require_limits
-from kif_lightning.errors import MissingPartError, UserError, require_choice
+from kif_lightning.errors import MissingPartError, UserError
 from kif_lightning.interfaces import SourceTask, Task
 
 
@@ -70,7 +70,8 @@ class PublicBenchmark:
     ) -> None:
         self.name = name
         require_limits(train_rows, test_rows)
-        require_choice("benchmark.source", source, ("local", "hub"))
+        if source not in ("local", "hub"):
+            raise UserError(f"benchmark.source must be 'local' or 'hub', got {source!r}.")
         if source == "hub" and data_dir is not None:
             raise UserError(
                 "benchmark.data_dir is for benchmark.source=local: leave one of the two out "

@@ -34,7 +34,13 @@ from kif_lightning.benchmarks.hub.recipes import COLLECTIONS
 from kif_lightning.benchmarks.hub.source import Source
 from kif_lightning.benchmarks.rows import sha256_of, write_arrow
 from kif_lightning.benchmarks.table import RowTable
-from kif_lightning.errors import UserError, nearest_names, require_choice, require_count
+from kif_lightning.errors import (
+    UserError,
+    collecting_errors,
+    nearest_names,
+    require_choice,
+    require_count,
+)
 from kif_lightning.interfaces import Row, SourceTask, Split
 from kif_lightning.paths import cache_dir
 
@@ -74,9 +80,13 @@ def hub_tasks(
         MissingPartError: the hub cannot be reached.
         UserError: an unknown setting or task, or a data set that is not as expected.
     """
-    require_choice("The collection of hub tasks", collection, COLLECTIONS)
-    require_choice("benchmark.size", size, SIZES)
-    require_count("benchmark.draw_seed", draw_seed, 0)
+    # Raised here: with a setting that only was noted, much would be read in vain.
+    with collecting_errors() as mistakes:
+        require_choice("The collection of hub tasks", collection, COLLECTIONS)
+        require_choice("benchmark.size", size, SIZES)
+        require_count("benchmark.draw_seed", draw_seed, 0)
+    if mistakes:
+        raise UserError.joined(mistakes)
     recipes = COLLECTIONS[collection]
     for name in names:
         if name not in recipes:
