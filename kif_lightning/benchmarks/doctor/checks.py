@@ -38,7 +38,7 @@ def examine(task: SourceTask, *, count_tokens: TokenCounter | None = None) -> Ta
     findings = list(_splits(task, scans))
     for name, found in scans.items():
         examined = SplitChecks(task=task, name=name, scan=found)
-        findings += [*examined.texts(), *examined.repeats()]
+        findings += [*examined.texts(), *examined.states(), *examined.repeats()]
         if count_tokens is not None:
             findings += examined.lengths(count_tokens)
     if task.closed_answers:

@@ -12,6 +12,7 @@ from kif_lightning.benchmarks.doctor.report import Finding, Severity
 from kif_lightning.benchmarks.doctor.scan import Numbers, Scan, TokenCounter, repeats
 from kif_lightning.benchmarks.doctor.texts import CONTROL, LOST, SUSPECT, shown
 from kif_lightning.interfaces import SourceTask
+from kif_lightning.metrics.text import dialogue_state
 
 FEW, SOME = 0.01, 0.05
 """Shares of a split from which on a finding is a warning, not a note."""
@@ -110,6 +111,20 @@ class SplitChecks:
             places["control_character"],
             "hold control characters",
             self.around(lambda text: _start(CONTROL.search(text))),
+        )
+
+    def states(self) -> Iterator[Finding]:
+        """Dialogue states that are none."""
+        if self.task.kind != "dialogue_state":
+            return
+        outputs = enumerate(row.output for row in self.scan.rows)
+        broken = [place for place, output in outputs if dialogue_state(output) is None]
+        yield from self.found(
+            "malformed_state",
+            "error",
+            np.asarray(broken, dtype=np.int64),
+            "have an output that is no dialogue state, 'slot=value; slot=value' or 'none'",
+            self.output,
         )
 
     def repeats(self) -> Iterator[Finding]:

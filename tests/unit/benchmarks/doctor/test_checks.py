@@ -70,6 +70,11 @@ def other_prompt(draft: Draft) -> None:
         draft.change("dev", place, input=f"{start} {old.input}")
 
 
+def states(draft: Draft) -> None:
+    draft.relabel({"round": "shape=round; size=small", "square": "none"})
+
+
+STATES = {"kind": "dialogue_state", "closed_answers": False}
 OPEN = {"kind": "generation", "closed_answers": False}
 TRAIN_0 = "What shape has thing train 0?"
 TEST_0 = "What shape has thing test 0?"
@@ -125,6 +130,10 @@ PLANTED = [
     ("single_class", "train", "warning", 1, 1, "round", [one_class], {}),
     ("imbalance", "train", "warning", 2, 2, "220", [imbalanced], {}),
     ("suspicious_class_count", "train", "warning", 32, 40, "32", [many_answers], {}),
+    (
+        *("malformed_state", "test", "error", 1, 20, "slot=value"),
+        *([states, change("test", 0, output="Paris")], STATES),
+    ),
     (
         *("conflicting_rows", "train", "warning", 2, 41, "at most one"),
         *([add("train", row("other", TRAIN_0, "square"))], {}),
