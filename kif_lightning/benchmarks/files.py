@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from kif_lightning.errors import UserError
 
 Record = dict[str, Any]
-Records = Iterator[tuple[int, Record | UserError]]
+Records = Generator[tuple[int, Record | UserError], None, None]
 """(line number, or row number in Parquet, from 1; what stands there or what is wrong with it)."""
 
 LONGEST_LINE = 2**26
@@ -28,7 +28,8 @@ LONGEST_LINE = 2**26
 def read_records(path: Path) -> Records:
     """The records of a file by its suffix; a bad one is given as the mistake and reading goes on.
 
-    What makes the rest of the file unreadable is given as the last one.
+    What makes the rest of the file unreadable (a wrong header, a damaged Parquet file) is given as
+    the last one.
 
     Raises:
         UserError: there is no such file, or its suffix is unknown.
@@ -46,25 +47,38 @@ def _json_lines(path: Path) -> Records:
         if isinstance(line, UserError):
             yield number, line
             continue
-        text = line.strip(" \t\r\n")
-        if not text:
-            continue
         try:
+            text = line.decode(_encoding(number)).strip(" \t\r\n")
+            if not text:
+                continue
             record, end = _decode(text)
             if end < len(text):
                 raise _NotJSONError(f"more follows at character {end + 1}")
-            if "\\ud" in text or "\\uD" in text:
+            if "\\u" in text and "\\ud" in text.lower():  # one scan of most lines
                 _require_whole_characters(record)
+        except UnicodeDecodeError as error:
+            yield number, _not_utf8(path, number, error)
         except (ValueError, RecursionError) as error:
-            why = f": {error}" if isinstance(error, _NotJSONError) else ""
-            told = f"expected one JSON object, but it does not parse{why}"
+            told = f"expected one JSON object, but it does not parse{_why(text, error)}"
             yield number, _wrong(path, number, told)
-            continue
-        if not isinstance(record, dict):
-            kind = type(record).__name__
-            yield number, _wrong(path, number, f"expected a JSON object, got a {kind}")
-            continue
-        yield number, record
+        else:
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                kind = type(record).__name__
+                yield number, _wrong(path, number, f"expected a JSON object, got a {kind}")
+
+
+def _why(text: str, error: Exception) -> str:
+    if text in ("[", "{"):
+        return ": each object must stand whole on a line of its own"
+    if isinstance(error, json.JSONDecodeError):
+        return f": {error.msg} at character {error.pos + 1}"
+    if isinstance(error, _NotJSONError):
+        return f": {error}"
+    # What Python cannot hold.
+    deep = isinstance(error, RecursionError)
+    return f": {'it is nested too deep' if deep else 'a number has too many digits'}"
 
 
 class _NotJSONError(ValueError):
@@ -76,7 +90,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Record:
     if len(record) < len(pairs):
         names = [name for name, _ in pairs]
         doubled = next(name for name in names if names.count(name) > 1)
-        raise _NotJSONError(f"the key '{doubled:.40}' stands there twice")
+        raise _NotJSONError(f"the key {doubled!r:.40} stands there twice")
     return record
 
 
@@ -106,57 +120,89 @@ def _tsv(path: Path) -> Records:
 def _table(path: Path, dialect: type[csv.Dialect]) -> Records:
     """The first line names the columns."""
     csv.field_size_limit(LONGEST_LINE)
-    problem: list[tuple[int, UserError]] = []
+    damaged: list[UserError] = []
 
     def lines() -> Iterator[str]:
         for number, line in _lines(path):
             if isinstance(line, UserError):
-                problem.append((number, line))
-                return
-            yield line
+                damaged.append(line)
+                yield "\n"
+                continue
+            try:
+                yield line.decode(_encoding(number))
+            except UnicodeDecodeError as error:
+                damaged.append(_not_utf8(path, number, error))
+                # The row is refused; its quotes still tell where it ends.
+                yield line.decode(errors="replace")
 
     reader = csv.reader(lines(), dialect, strict=True)
     header: list[str] | None = None
     start = 1
-    try:
-        for cells in reader:
-            number, start = start, reader.line_num + 1
-            if not cells:
+    while True:
+        damaged.clear()
+        cells, told = None, ""
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            # A quote that is never closed swallows the file: the place it began is what helps.
+            told = f"the row is no {path.suffix[1:].upper()}, {_mistake(error)}"
+        if cells is None and not told:
+            return
+        number, start = start, reader.line_num + 1
+        if header is None and cells and not damaged:
+            header = cells = [cell.strip() for cell in cells]
+            told = _header_mistake(header)
+            if not told:
                 continue
-            if header is None:
-                header = _header(path, number, cells)
-            elif len(cells) != len(header):
-                told = f"expected {len(header)} columns as in the header, got {len(cells)}"
-                yield number, _wrong(path, number, told)
-            else:
-                yield number, dict(zip(header, cells, strict=True))
-    except UserError as error:
-        problem = [(start, error)]
-    except csv.Error as error:
-        # A quote that is never closed swallows the file: the place it began is what helps.
-        problem = problem or [(start, _wrong(path, start, f"the row is no CSV, {error}"))]
-    yield from problem
+        elif header is not None and cells and len(cells) != len(header):
+            told = f"expected {len(header)} columns as in the header, got {len(cells)}"
+        if damaged or told:
+            yield number, damaged[0] if damaged else _wrong(path, number, told)
+            if header is None or header is cells:
+                return
+        elif cells and header is not None:
+            yield number, dict(zip(header, cells, strict=True))
 
 
-def _header(path: Path, number: int, cells: list[str]) -> list[str]:
-    names = [cell.strip() for cell in cells]
+def _mistake(error: csv.Error) -> str:
+    told = str(error)
+    if told.startswith("new-line"):
+        return "a carriage return stands there alone: end lines with line feeds"
+    if "end of data" in told:
+        return "a quote that begins in it is never closed"
+    if "expected after" in told:
+        return "text follows a closing quote: a quote within a quoted cell is written twice"
+    return told
+
+
+def _header_mistake(names: list[str]) -> str:
     if len(set(names)) < len(names) or not all(names):
-        told = f"expected a header of different column names, got {names!r:.80}"
-        raise _wrong(path, number, told)
-    return names
+        return f"expected a header of different column names, got {names!r:.80}"
+    if len(names) == 1 and set(names[0]) & set(";\t,"):
+        return f"expected commas (.csv) or tabs (.tsv) between column names, got {names[0]!r:.80}"
+    return ""
 
 
 def _parquet(path: Path) -> Records:
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                told = f"{path}: expected different column names, got {names!r:.80}."
+                yield 1, UserError(told)
+                return
             for batch in file.iter_batches(batch_size=1000):
                 for record in batch.to_pylist():
                     number += 1
                     yield number, record
-    except (pa.ArrowException, OSError, ValueError) as error:
-        told = str(error).splitlines()[0][:120]
-        yield number + 1, UserError(f"{path}, row {number + 1}: cannot be read as Parquet, {told}.")
+    # Overflow: a date that Python cannot hold.
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        told = " ".join(str(error).split())[:120]
+        yield (
+            number + 1,
+            UserError(f"{path}, from row {number + 1} on: cannot be read as Parquet ({told})."),
+        )
 
 
 _READERS: dict[str, Callable[[Path], Records]] = {
@@ -170,22 +216,30 @@ _READERS: dict[str, Callable[[Path], Records]] = {
 SUFFIXES = tuple(_READERS)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | UserError]]:
-    """Lines with their end; a line that is no UTF-8 is given as the mistake."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes | UserError]]:
+    """Lines with their end; one that is too long is given as the mistake, and passed over."""
     with path.open("rb") as file:
         for number in count(1):
             line = file.readline(LONGEST_LINE + 1)
             if not line:
                 return
-            if len(line) > LONGEST_LINE:
-                told = f"the line is longer than {LONGEST_LINE // 2**20} MiB"
-                yield number, _wrong(path, number, told)
-                return
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                told = f"must be UTF-8: {error.reason} at byte {error.start} of the line"
-                yield number, _wrong(path, number, told)
+            if len(line) <= LONGEST_LINE:
+                yield number, line
+                continue
+            told = f"the line is longer than {LONGEST_LINE // 2**20} MiB"
+            yield number, _wrong(path, number, told)
+            while line and not line.endswith(b"\n"):
+                line = file.readline(LONGEST_LINE)
+
+
+def _encoding(number: int) -> str:
+    """Of a line; a byte order mark may precede the first."""
+    return "utf-8-sig" if number == 1 else "utf-8"
+
+
+def _not_utf8(path: Path, number: int, error: UnicodeDecodeError) -> UserError:
+    told = f"must be UTF-8, but {error.reason} at byte {error.start + 1} of the line"
+    return _wrong(path, number, f"{told}: save the file in that encoding")
 
 
 def _wrong(path: Path, number: int, what: str) -> UserError:
@@ -195,3 +249,9 @@ def _wrong(path: Path, number: int, what: str) -> UserError:
 def place(path: Path, number: int) -> str:
     """Where a record stands, for messages."""
     return f"{path}, {'row' if path.suffix.lower() == '.parquet' else 'line'} {number}"
+
+
+def named(names: Iterable[str]) -> str:
+    """Names for a message of one line, not too many."""
+    shown = [name if name.isprintable() else repr(name) for name in islice(names, 13)]
+    return (", ".join(shown[:12])[:200] + (", ..." if len(shown) > 12 else "")) or "none"

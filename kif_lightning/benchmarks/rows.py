@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice, zip_longest
@@ -16,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from kif_lightning.benchmarks.files import Record, Records, place, read_records
+from kif_lightning.benchmarks.files import Record, Records, named, place, read_records
 from kif_lightning.benchmarks.table import SCHEMA, RowTable
 from kif_lightning.errors import UserError, require_count
 from kif_lightning.interfaces import Row, Split
@@ -39,7 +40,7 @@ def plain_row(record: Record, number: int) -> Row:
             if key not in record:
                 raise UserError(
                     f"the row has no '{key}'; expected the keys id, input and output, got "
-                    f"{', '.join(record)[:80] or 'none'}."
+                    f"{named(record)}."
                 )
             raise UserError(f"'{key}' must be a text, got {type(value).__name__} {value!r:.40}.")
     if not record["input"].strip():
@@ -69,8 +70,10 @@ def read_split(
     if path.stat().st_size <= IN_MEMORY:
         held: Sequence[Row] = tuple(rows)
     else:
-        named = hashlib.sha256(json.dumps([1, sha256, settings, tolerant]).encode()).hexdigest()
-        stored = cache_dir() / "rows" / f"{named[:32]}.arrow"
+        # The same bytes are other rows under another suffix.
+        decides = json.dumps([1, sha256, path.suffix.lower(), settings, tolerant])
+        key = hashlib.sha256(decides.encode()).hexdigest()[:32]
+        stored = cache_dir() / "rows" / f"{key}.arrow"
         if tolerant or not stored.is_file():
             write_arrow(stored, rows)
         held = RowTable.mapped(stored)
@@ -97,19 +100,21 @@ def rows_of(
     Raises:
         UserError: a record is unreadable or no row; names its place.
     """
-    for number, record in records:
-        try:
-            if isinstance(record, UserError):
-                raise record
-            yield make_row(record, number)
-        except UserError as error:
-            told = error if error is record else UserError(f"{place_of(number)}: {error}")
-            if problems is None:
-                raise told from error
-            problems.append(str(told))
-            if len(problems) == MOST_PROBLEMS:
-                problems.append(f"After {MOST_PROBLEMS} such rows the rest was not read.")
-                return
+    # A refusal holds on to what was being read: the file is closed here, not when it is forgotten.
+    with closing(records):
+        for number, record in records:
+            try:
+                if isinstance(record, UserError):
+                    raise record
+                yield make_row(record, number)
+            except UserError as error:
+                told = error if error is record else UserError(f"{place_of(number)}: {error}")
+                if problems is None:
+                    raise told from error
+                problems.append(str(told))
+                if len(problems) == MOST_PROBLEMS:
+                    problems.append(f"After {MOST_PROBLEMS} such rows the rest was not read.")
+                    return
 
 
 def write_arrow(path: Path, rows: Iterator[Row]) -> None:
@@ -118,22 +123,23 @@ def write_arrow(path: Path, rows: Iterator[Row]) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
+    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UserError(
-            f"Large files are kept as Arrow in {path.parent}, which cannot be written "
-            f"({error.strerror}): set KIF_CACHE to a folder that can."
-        ) from error
-    try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
             for columns in _batches(rows):
                 arrays = [pa.array(column, pa.large_string()) for column in columns]
                 writer.write_batch(pa.record_batch(arrays, SCHEMA))
         Path(temporary).replace(path)
+    except OSError as error:
+        raise UserError(
+            f"Large files are kept as Arrow in {path.parent}, which cannot be written "
+            f"({error.strerror or error}): set KIF_CACHE to a folder that can."
+        ) from error
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[str], list[str], list[str]]]:

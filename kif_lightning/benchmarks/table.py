@@ -42,7 +42,10 @@ class RowTable(Sequence[Row]):
 
     def __getitem__(self, index: int | slice) -> Row | RowTable:
         if isinstance(index, slice):
-            return RowTable(self.table.take(list(range(*index.indices(len(self))))))
+            places = range(len(self))[index]
+            if places.step == 1:
+                return RowTable(self.table.slice(places.start, len(places)))
+            return RowTable(self.table.take(pa.array(places, pa.int64())))
         index = range(len(self))[index]
         return Row(**{name: self.table[name][index].as_py() for name in SCHEMA.names})
 

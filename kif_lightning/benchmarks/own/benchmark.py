@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from kif_lightning.benchmarks.files import Records
+from kif_lightning.benchmarks.files import Records, named
 from kif_lightning.benchmarks.limits import limited
 from kif_lightning.benchmarks.orders import check_known, resolve_order
 from kif_lightning.benchmarks.own.description import Place, TaskDescription, read_descriptions
@@ -25,8 +25,8 @@ class OwnBenchmark:
     """Tasks of files, saved data sets or hub data sets that a yaml file describes.
 
     A task without a test split gets one: a share of its train rows, rows of the same input
-    together, chosen by a hash of the input, so that it stays the same when rows are added or
-    reordered; closed answers: the share of each answer.
+    together, chosen by a hash of the input: another order of the rows changes nothing, and added
+    rows hardly anything; closed answers: the share of each answer.
 
     Args:
         name: the config's name.
@@ -85,12 +85,16 @@ def source_task(task: TaskDescription, *, tolerant: bool = False) -> SourceTask:
     splits = {split: _split(task, place, tolerant) for split, place in task.places.items()}
     if "test" not in splits:
         train = splits["train"]
-        held_out = test_indices(task.name, train.rows, task.test_share, task.closed_answers)
-        others = set(range(len(train.rows))) - held_out
-        splits["test"] = Split(rows=take(train.rows, held_out), sha256=train.sha256)
-        splits["train"] = Split(
-            rows=take(train.rows, others), sha256=train.sha256, problems=train.problems
-        )
+        try:
+            held_out = test_indices(task.name, train.rows, task.test_share, task.closed_answers)
+        except UserError as error:
+            if not tolerant:
+                raise
+            splits["train"] = replace(train, problems=(*train.problems, str(error)))
+        else:
+            others = set(range(len(train.rows))) - held_out
+            splits["test"] = replace(train, rows=take(train.rows, held_out), problems=())
+            splits["train"] = replace(train, rows=take(train.rows, others))
     return SourceTask(
         name=task.name,
         kind=task.kind,
@@ -107,12 +111,16 @@ def test_indices(task: str, rows: Sequence[Row], share: float, closed_answers: b
         UserError: there are too few different inputs to have both.
     """
     by_input: dict[bytes, list[int]] = defaultdict(list)
-    inputs_of: dict[str, dict[bytes, None]] = defaultdict(dict)
+    answer_of: dict[bytes, str] = {}
     for index, row in enumerate(rows):
         key = hashlib.blake2b(f"{task}/{row.input}".encode(), digest_size=8).digest()
-        if key not in by_input:
-            inputs_of[row.output if closed_answers else ""][key] = None
         by_input[key].append(index)
+        answer = row.output if closed_answers else ""
+        # Of an input with several answers the same one, whichever stands first.
+        answer_of[key] = min(answer, answer_of.get(key, answer))
+    inputs_of: dict[str, list[bytes]] = defaultdict(list)
+    for key, answer in answer_of.items():
+        inputs_of[answer].append(key)
     held_out: set[int] = set()
     for keys in inputs_of.values():
         for key in sorted(keys)[: round(share * len(keys))]:
@@ -147,6 +155,7 @@ def _split(task: TaskDescription, place: Place, tolerant: bool) -> Split:
 def _dataset_records(place: Place) -> tuple[str, Records]:
     """How messages call a data set's split, and its records; class numbers become their names."""
     from datasets import ClassLabel, DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
     from datasets.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -158,14 +167,20 @@ def _dataset_records(place: Place) -> tuple[str, Records]:
             )
         else:
             data = load_from_disk(str(place.path))
-            if isinstance(data, DatasetDict):
-                data = data[place.split]
-    except (OSError, ValueError, KeyError) as error:
+    # RuntimeError: a data set that is a script.
+    except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
         told = " ".join(str(error).split())[:200]
         raise UserError(f"{where} cannot be had ({type(error).__name__}: {told}).") from error
+    if isinstance(data, DatasetDict):
+        if place.split not in data:
+            raise UserError(
+                f"{where}: there is no such split, only {named(data)}; give path and split, as in "
+                f"{{path: {place.path}, split: {next(iter(data), 'train')}}}."
+            )
+        data = data[place.split]
     names = {k: f.names for k, f in data.features.items() if isinstance(f, ClassLabel)}
 
-    def records() -> Iterator[tuple[int, dict[str, Any]]]:
+    def records() -> Records:
         for number, record in enumerate(data, start=1):
             for column, classes in names.items():
                 value = record[column]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from string import Formatter, ascii_uppercase
 from typing import Any, Literal
 
-from kif_lightning.benchmarks.files import Record
+from kif_lightning.benchmarks.files import Record, named
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 
 AnswerAs = Literal["letter", "text"]
+MOST_CHOICES = len(ascii_uppercase)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Template:
                     f"of braces, got {{{name}}}; write {{{{ and }}}} for braces in the text."
                 )
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that it names, in the order of their first use."""
         return tuple(dict.fromkeys(n for _, n, _, _ in Formatter().parse(self.text) if n))
@@ -59,11 +62,11 @@ class Layout:
     Args:
         task: its name, the first part of ids that no column gives.
         prompt: of the input; ``{choices}``: the choices, one a line, lettered.
-        answer: of the output.
+        answer: of the output; spaces around a column's value do not count.
         words: value of an answer's column -> the word that stands for it.
         choices: columns that hold one choice each, or the one that holds a list of them.
         answer_as: with choices: answer with the letter of the right one or with its text.
-        id: the column of ids; None: rows are numbered.
+        id: the column of ids; None: rows are numbered by their lines.
     """
 
     task: str
@@ -89,12 +92,13 @@ class Layout:
             raise UserError(f"nothing stands in {named(asked)}; expected something to ask about.")
         answered = self._values(record, self.answer, {})
         if choices:
-            output = self._chosen(choices, *answered.values())
+            (column,) = answered
+            output = self._chosen(choices, answered[column].strip(), record[column])
         else:
-            answered = {name: self._word(name, value) for name, value in answered.items()}
+            answered = {name: self._word(name, v.strip()) for name, v in answered.items()}
             output = self.answer.filled(answered)
         return Row(
-            id=f"{self.task}-{number}" if self.id is None else text_of(record, self.id),
+            id=f"{self.task}-{number}" if self.id is None else text_of(record, self.id, "id"),
             input=self.prompt.filled(asked),
             output=output,
         )
@@ -103,7 +107,7 @@ class Layout:
         self, record: Record, template: Template, given: Mapping[str, str]
     ) -> dict[str, str]:
         return {
-            name: given[name] if name in given else text_of(record, name)
+            name: given[name] if name in given else text_of(record, name, template.where)
             for name in template.columns
         }
 
@@ -119,54 +123,54 @@ class Layout:
 
     def _choices(self, record: Record) -> list[str]:
         if len(self.choices) > 1:
-            return [text_of(record, column) for column in self.choices]
+            return [text_of(record, column, "choices").strip() for column in self.choices]
         column = self.choices[0]
-        found = _present(record, column)
+        found = _present(record, column, "choices")
         # Public sets hold {"text": [...], "label": [...]} as well as plain lists.
         found = found.get("text", found) if isinstance(found, dict) else found
-        if not isinstance(found, list) or not 2 <= len(found) <= len(ascii_uppercase):
+        if not isinstance(found, list) or not 2 <= len(found) <= MOST_CHOICES:
             raise UserError(f"'{column}' must hold a list of 2 to 26 choices, got {found!r:.60}.")
-        return [text_of({column: choice}, column) for choice in found]
+        return [text_of({column: choice}, column, "choices").strip() for choice in found]
 
-    def _chosen(self, choices: list[str], value: str) -> str:
+    def _chosen(self, choices: list[str], value: str, given: Any) -> str:
         """The right choice, which the data name by letter, by number from 0, or by its text."""
         letters = ascii_uppercase[: len(choices)]
-        if value in choices:
-            index = choices.index(value)
-        elif value.strip() and value.strip().upper() in letters:
-            index = letters.index(value.strip().upper())
-        elif value.isdecimal() and int(value) < len(choices):
-            index = int(value)
-        else:
+        readings = {
+            *(index for index, letter in enumerate(letters) if letter == value.upper()),
+            *(index for index in range(len(choices)) if str(index) == value),
+        }
+        if isinstance(given, str):  # a number is no text
+            readings |= {choices.index(value)} if value in choices else set()
+        if len(readings) == 1:
+            (index,) = readings
+            return letters[index] if self.answer_as == "letter" else choices[index]
+        if readings:
             raise UserError(
-                f"the answer {value!r:.40} is none of the choices: expected {letters[0]} to "
-                f"{letters[-1]}, 0 to {len(choices) - 1}, or the text of one."
+                f"the answer {value!r:.40} is the text of one choice and the letter or number of "
+                "another: name all answers by letters or, where choices are letters, by numbers."
             )
-        return letters[index] if self.answer_as == "letter" else choices[index]
+        raise UserError(
+            f"the answer {value!r:.40} is none of the choices: expected {letters[0]} to "
+            f"{letters[-1]}, 0 to {len(choices) - 1}, or the text of one."
+        )
 
 
-def _present(record: Record, column: str) -> Any:
+def _present(record: Record, column: str, key: str) -> Any:
     if column not in record:
-        raise UserError(f"there is no column '{column}'; it has {named(record)}.")
+        raise UserError(f"'{key}' names the column '{column}'; there is only {named(record)}.")
     return record[column]
 
 
-def text_of(record: Record, column: str) -> str:
-    """A column's value as text.
+def text_of(record: Record, column: str, key: str) -> str:
+    """The text of the column that the description's key names.
 
     Raises:
         UserError: the column is missing, or holds nothing, a list, an object or no number.
     """
-    value = _present(record, column)
+    value = _present(record, column, key)
     if isinstance(value, str):
         return value
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
+        return json.dumps(value)
     what = "nothing" if value is None else f"{type(value).__name__} {value!r:.40}"
     raise UserError(f"'{column}' must hold a text or a number, got {what}.")
-
-
-def named(names: Iterable[str]) -> str:
-    """Names for a message, not too many."""
-    listed = list(names)
-    return (", ".join(listed[:12]) + (", ..." if len(listed) > 12 else "")) or "none"

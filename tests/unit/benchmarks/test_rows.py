@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kif_lightning.benchmarks import rows
+from kif_lightning.benchmarks.files import Record, Records
 from kif_lightning.benchmarks.rows import limit_rows, read_split
+from kif_lightning.benchmarks.table import RowTable
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 from kif_lightning.seeding import generator
@@ -27,8 +32,8 @@ def test_rows_come_in_the_files_order_with_its_sha256(tmp_path: Path) -> None:
     second = '{"output": "", "extra": 3, "input": "a\\nb", "id": "2"}'
     content = f"{GOOD}\n\n  \n{second}"
     split = read_split(written(tmp_path, content))
-    rows, sha256 = split.rows, split.sha256
-    assert rows == (
+    sha256 = split.sha256
+    assert split.rows == (
         Row(id="1", input="Where?", output="Ü 雨"),
         Row(id="2", input="a\nb", output=""),
     )
@@ -42,9 +47,9 @@ def test_byte_order_mark_and_windows_lines_are_accepted(
 ) -> None:
     content = prefix + GOOD.encode() + end + GOOD.replace('"1"', '"2"').encode() + end
     split = read_split(written(tmp_path, content))
-    rows, sha256 = split.rows, split.sha256
-    assert [row.id for row in rows] == ["1", "2"]
-    assert {row.output for row in rows} == {"Ü 雨"}
+    sha256 = split.sha256
+    assert [row.id for row in split.rows] == ["1", "2"]
+    assert {row.output for row in split.rows} == {"Ü 雨"}
     assert sha256 == hashlib.sha256(content).hexdigest(), "of the file as it is"
 
 
@@ -98,6 +103,22 @@ def test_a_file_without_rows_is_named(tmp_path: Path, content: bytes, part: str)
     with pytest.raises(UserError, match=part) as error:
         read_split(path)
     assert str(path) in str(error.value)
+
+
+def test_a_refused_file_is_closed_while_the_refusal_is_held() -> None:
+    closed = []
+
+    def records() -> Records:
+        try:
+            yield 1, {"id": "1", "input": "x", "output": "y"}
+            yield 2, {}
+            yield 3, {}
+        finally:
+            closed.append(True)
+
+    with pytest.raises(UserError, match=r"^here 2: ") as error:
+        list(rows.rows_of(records(), rows.plain_row, lambda number: f"here {number}"))
+    assert closed == [True], error
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -159,3 +180,119 @@ def test_within_a_class_the_draw_is_uniform() -> None:
     # Two of ten: 120 +- 10; five deviations.
     assert all(70 <= hits[str(i)] <= 170 for i in range(10))
     assert hits["10"] == hits["11"] == 600
+
+
+# Large files: their rows are kept in Arrow on the disk.
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every file is large; where their rows are kept."""
+    monkeypatch.setattr(rows, "IN_MEMORY", 0)
+    monkeypatch.setenv("KIF_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "rows"
+
+
+def many(folder: Path, number: int = 300) -> Path:
+    lines = [json.dumps({"id": f"{i}", "input": f"{i}?", "output": "é"}) for i in range(number)]
+    return written(folder, "\n".join(lines))
+
+
+@pytest.mark.parametrize(("batch_rows", "batch_characters"), [(10_000, 2**23), (7, 2**23), (99, 9)])
+def test_large_files_give_the_same_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, batch_characters: int
+) -> None:
+    path = many(tmp_path)
+    held = read_split(path)
+    monkeypatch.setattr(rows, "IN_MEMORY", path.stat().st_size)
+    assert isinstance(read_split(path).rows, tuple), "of this size still in memory"
+    monkeypatch.setattr(rows, "IN_MEMORY", path.stat().st_size - 1)
+    monkeypatch.setattr(rows, "BATCH_ROWS", batch_rows)
+    monkeypatch.setattr(rows, "BATCH_CHARACTERS", batch_characters)
+    monkeypatch.setenv("KIF_CACHE", str(tmp_path / "cache"))
+    large = read_split(path)
+    assert isinstance(large.rows, RowTable)
+    assert (tuple(large.rows), large.sha256, large.problems) == (held.rows, held.sha256, ())
+
+
+def test_a_large_file_is_parsed_once(tmp_path: Path, cache: Path) -> None:
+    seen = []
+
+    def make(record: Record, number: int) -> Row:
+        seen.append(number)
+        return rows.plain_row(record, number)
+
+    path = many(tmp_path)
+    first = read_split(path, make, settings="a")
+    again = read_split(path, make, settings="a")
+    assert list(first.rows) == list(again.rows)
+    assert seen == list(range(1, 301))
+    # Another layout, other bytes or another kind of file is another reading.
+    read_split(path, make, settings="b")
+    assert len(seen) == 600
+    many(tmp_path, 301)
+    assert len(read_split(path, make, settings="a").rows) == 301
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_the_same_bytes_under_another_suffix_are_read_anew(tmp_path: Path, cache: Path) -> None:
+    line = f"{GOOD}\n"
+    assert len(read_split(written(tmp_path, line)).rows) == 1
+    path = tmp_path / "train.csv"
+    path.write_text(line)
+    with pytest.raises(UserError, match="holds no row"):
+        read_split(path)
+
+
+def test_a_tolerant_reading_never_feeds_a_strict_one(tmp_path: Path, cache: Path) -> None:
+    path = written(tmp_path, f"{GOOD}\n{{}}\n{GOOD}")
+    for _ in range(2):
+        split = read_split(path, tolerant=True)
+        assert len(split.rows) == 2
+        assert ["line 2" in problem for problem in split.problems] == [True]
+        with pytest.raises(UserError, match="line 2"):
+            read_split(path)
+
+
+def test_an_interrupted_reading_leaves_nothing(tmp_path: Path, cache: Path) -> None:
+    def interrupted(record: Record, number: int) -> Row:
+        if number == 200:
+            raise KeyboardInterrupt
+        return rows.plain_row(record, number)
+
+    path = many(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        read_split(path, interrupted)
+    assert list(cache.iterdir()) == []
+    assert len(read_split(path).rows) == 300
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, cache: Path) -> None:
+    cache.parent.touch()
+    with pytest.raises(UserError, match=r"cannot be written.*set KIF_CACHE") as error:
+        read_split(many(tmp_path))
+    assert str(cache) in str(error.value)
+
+
+def test_a_full_disk_is_told(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(rows.pa.ipc, "new_stream", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left on device\)"):
+        read_split(many(tmp_path))
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_tolerant_reading_notes_each_bad_row_and_stops_at_too_many(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(rows, "IN_MEMORY", 0 if large else 2**26)
+    split = read_split(written(tmp_path, "{}\n" * 3), tolerant=True)
+    assert (len(split.rows), len(split.problems)) == (0, 3)
+    split = read_split(written(tmp_path, f"{GOOD}\n" + "{}\n" * 2000 + GOOD), tolerant=True)
+    assert (len(split.rows), len(split.problems)) == (1, rows.MOST_PROBLEMS + 1)
+    assert "rest was not read" in split.problems[-1]
+    with pytest.raises(UserError, match="holds no row"):
+        read_split(written(tmp_path, "\n"), tolerant=True)
