@@ -190,6 +190,7 @@ def _task(name: Any, entry: Any, defaults: Mapping[str, Any], folder: Path) -> T
         choices=choices,
         answer_as=answer_as,
         id=ids or None,
+        states=kind == "dialogue_state",
     )
     return TaskDescription(
         name=name, kind=kind, metric=metric, places=places, test_share=share, layout=layout

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from kif_lightning.benchmarks.files import Record, named
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
+from kif_lightning.metrics.text import dialogue_state
 
 AnswerAs = Literal["letter", "text"]
 MOST_CHOICES = len(ascii_uppercase)
@@ -67,6 +68,7 @@ class Layout:
         choices: columns that hold one choice each, or the one that holds a list of them.
         answer_as: with choices: answer with the letter of the right one or with its text.
         id: the column of ids; None: rows are numbered by their lines.
+        states: whether answers must be dialogue states.
     """
 
     task: str
@@ -76,6 +78,7 @@ class Layout:
     choices: Sequence[str] = ()
     answer_as: AnswerAs = "letter"
     id: str | None = None
+    states: bool = False
 
     def __call__(self, record: Record, number: int) -> Row:
         """The row of a record.
@@ -97,6 +100,11 @@ class Layout:
         else:
             answered = {name: self._word(name, v.strip()) for name, v in answered.items()}
             output = self.answer.filled(answered)
+        if self.states and dialogue_state(output) is None:
+            raise UserError(
+                f"the answer {output!r:.60} is no dialogue state; expected 'slot=value; "
+                "slot=value', each slot once, or 'none'."
+            )
         return Row(
             id=f"{self.task}-{number}" if self.id is None else text_of(record, self.id, "id"),
             input=self.prompt.filled(asked),

@@ -169,3 +169,12 @@ def test_the_settings_of_two_layouts_differ_in_their_dataclass() -> None:
     # What the cache of large files goes by.
     assert layout() == layout()
     assert layout() != replace(layout(), id="key")
+
+
+def test_dialogue_states_are_checked_where_they_are_read() -> None:
+    of = layout(states=True)
+    for good in ("food=thai; area=centre", "none", "area = north"):
+        assert of({"text": "Where?", "label": good}, 1).output == good
+    for bad in ("thai", "food=thai; food=greek"):
+        assert "dialogue state" in refusal(of, {"text": "Where?", "label": bad})
+    assert layout()({"text": "Where?", "label": "thai"}, 1).output == "thai"
