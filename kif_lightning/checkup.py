@@ -97,9 +97,11 @@ def read_tasks(path: Path, kind: str | None = None) -> Described:
         raise UserError(f"Expected a folder of tasks or a yaml file that describes them: {path}.")
     folders = [path] if task_names(path) else sorted(p for p in path.iterdir() if task_names(p))
     if not folders:
+        described = " or ".join(str(file) for file in sorted(path.glob("*.y*ml")))
         raise UserError(
-            f"{path} holds no task: expected <task>/train.jsonl and <task>/test.jsonl, or a yaml "
-            "file that describes CSV, Parquet or other files."
+            f"{path} holds no task: expected <task>/train.jsonl and <task>/test.jsonl; a yaml file "
+            "that describes CSV, Parquet or other files is to be named itself"
+            f"{f', {described}' if described else ''}."
         )
     tasks, guessed = [], []
     for folder in folders:

@@ -395,3 +395,9 @@ def test_a_method_may_stand_outside_the_repository(tmp_path: Path, tiny: Tiny) -
     for key, value in tiny.settings.items():
         OmegaConf.update(config, key, value)
     assert build_parts(config).boundary["fusion"].rule.gamma == 0.9  # type: ignore[attr-defined]
+
+
+def test_the_readme_shows_the_example_of_own_tasks() -> None:
+    root = CONF.parent
+    example = (root / "examples" / "own_tasks" / "tasks.yaml").read_text(encoding="utf-8")
+    assert f"```yaml\n{example}```" in (root / "README.md").read_text(encoding="utf-8")

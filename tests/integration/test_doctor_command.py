@@ -13,7 +13,7 @@ from kif_lightning import checkup
 from kif_lightning.checkup import RowTokens, examine_run
 from kif_lightning.cli import app
 from kif_lightning.interfaces import Row
-from kif_lightning.paths import cache_dir
+from kif_lightning.paths import cache_dir, conf_dir
 from tests.helpers.streams import run_stream, tiny_config
 
 
@@ -105,6 +105,20 @@ def test_own_tasks_of_a_yaml(tmp_path: Path) -> None:
     found = kif("doctor", tmp_path / "tasks.yaml")
     assert found.exit_code == 1
     assert "blank output" in found.output or "cannot be read" in found.output
+
+
+def test_a_folder_with_a_yaml_names_it(tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").touch()
+    found = kif("doctor", tmp_path)
+    assert found.exit_code == 2
+    assert str(tmp_path / "tasks.yaml") in found.output.replace("\n", "")
+
+
+def test_the_example_is_clean() -> None:
+    example = Path(conf_dir()).parent / "examples" / "own_tasks" / "tasks.yaml"
+    found = kif("doctor", example)
+    assert found.exit_code == 0
+    assert "0 errors, 0 warnings, 0 notes" in found.output
 
 
 def test_a_folder_of_collections(data: Path, tmp_path: Path) -> None:

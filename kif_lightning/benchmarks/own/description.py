@@ -6,12 +6,13 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kif_lightning.benchmarks.files import SUFFIXES
 from kif_lightning.benchmarks.folder import KINDS
 from kif_lightning.benchmarks.own.layout import MOST_CHOICES, Layout, Template
 from kif_lightning.errors import (
@@ -102,15 +103,20 @@ def read_descriptions(file: Path) -> tuple[list[str], dict[str, TaskDescription]
 def _yaml(file: Path) -> dict[str, Any]:
     """The file's content; every value is a text, as it is written there."""
     if not file.is_file():
-        raise UserError(f"Expected a yaml file that describes tasks, got {str(file)!r}.")
+        inside = sorted(path.name for path in file.glob("*.y*ml")) if file.is_dir() else []
+        hint = f"; did you mean {str(file / inside[0])!r}?" if inside else "."
+        raise UserError(f"Expected a yaml file that describes tasks, got {str(file)!r}{hint}")
     try:
         loader = yaml.SafeLoader(file.read_text(encoding="utf-8-sig"))
         node = loader.get_single_node()
         _as_written(node)
         content = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{file} must be yaml, but it does not parse: {told}.") from error
+        told = " ".join(str(error).split()).replace(' in "<unicode string>"', "")
+        raise UserError(
+            f"{file} must be yaml, but it does not parse: {told}. (A text with a colon or a brace "
+            "wants quotes around it, or |- and lines of its own.)"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{file} must hold 'tasks', got {type(content).__name__}.")
     return content
@@ -172,6 +178,7 @@ def _task(name: Any, entry: Any, defaults: Mapping[str, Any], folder: Path) -> T
         share = attempt(_share, entry.get("test_share", "0.2"))
         splits = [split for split in ("train", "dev", "test") if split in entry]
         places = {split: attempt(_place, split, entry[split], folder) for split in splits}
+        mistakes += _same_places(places)
         prompt, answer = (attempt(_template, key, entry) for key in ("prompt", "answer"))
         words, choices = attempt(_words, entry), attempt(_choices, entry)
         if kind in KINDS and choices is not None:
@@ -290,6 +297,24 @@ def _place(split: str, value: Any, folder: Path) -> Place:
         raise UserError(f"'{split}' names neither a file nor a data set.")
     place = {"split": split, **texts}
     return Place(path=None if path is None else folder / Path(path).expanduser(), **place)
+
+
+def _same_places(places: Mapping[str, Place | None]) -> list[UserError]:
+    """Two splits of the same rows."""
+    # A file has no splits of its own.
+    known = [
+        (split, place.path if place.path and place.path.suffix.lower() in SUFFIXES else place)
+        for split, place in places.items()
+        if place is not None
+    ]
+    return [
+        UserError(
+            f"'{a}' and '{b}' are the same rows: name other ones, or leave 'test' out and a share "
+            "of train is held out for it."
+        )
+        for (a, first), (b, second) in combinations(known, 2)
+        if first == second
+    ]
 
 
 def _unknown(entry: Iterable[Any], known: tuple[str, ...]) -> list[str]:

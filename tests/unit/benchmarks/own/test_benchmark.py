@@ -74,7 +74,8 @@ def toy(train: str, more: str = "", name: str = "toy") -> str:
 @pytest.mark.parametrize("name", WRITERS)
 def test_the_same_rows_from_every_kind_of_place(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / name, RECORDS)
-    (task,) = own(tmp_path, toy(name, f"test: {name}" if name != "splits" else SPLIT)).tasks
+    WRITERS[name](tmp_path / f"test_{name}", RECORDS)
+    (task,) = own(tmp_path, toy(name, f"test: test_{name}" if name != "splits" else SPLIT)).tasks
     first = 2 if name in ("a.csv", "a.tsv") else 1  # numbered by their lines
     expected = tuple(
         Row(id=f"toy-{i + first}", input=f"Q: text {i}, ü", output=("no", "yes")[i % 2])
@@ -235,7 +236,8 @@ def test_without_a_test_split_a_share_of_train_is_held_out(
 
 def test_a_given_test_split_leaves_train_whole(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", RECORDS)
-    found = own(tmp_path, toy("a.csv", "test: a.csv"))
+    write_csv(tmp_path / "b.csv", RECORDS)
+    found = own(tmp_path, toy("a.csv", "test: b.csv"))
     assert found.provenance["test_held_out_of_train"] == {}
     assert len(found.tasks[0].train) == len(found.tasks[0].test) == 20
 
@@ -285,7 +287,8 @@ def test_a_tolerant_reading_tells_that_no_test_could_be_held_out(tmp_path: Path)
 
 def test_dev_is_read_where_it_is_named(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", RECORDS)
-    task: Task = own(tmp_path, toy("a.csv", "dev: a.csv")).tasks[0]
+    write_csv(tmp_path / "b.csv", RECORDS)
+    task: Task = own(tmp_path, toy("a.csv", "dev: b.csv")).tasks[0]
     assert len(task.dev) == 20
     assert own(tmp_path, toy("a.csv")).tasks[0].dev == ()
     assert benchmark.LISTED == "listed"

@@ -141,6 +141,7 @@ def test_a_block_of_yaml_leaves_no_line_feed_in_the_answer(tmp_path: Path) -> No
         ("", "must hold 'tasks', got NoneType"),
         ("- a", "must hold 'tasks', got list"),
         ("tasks: [", "must be yaml, but it does not parse"),
+        (GOOD.replace('"Q: {text}"', "Q: {text}"), "A text with a colon or a brace wants quotes"),
         (b"tasks: \xff", "must be yaml"),
         ("tasks: {}", "expected 'tasks' with a name"),
         ("tasks: [toy]", "expected 'tasks' with a name"),
@@ -172,6 +173,19 @@ def test_no_file_is_told(tmp_path: Path) -> None:
         assert str(path) in str(error.value)
 
 
+def test_a_folder_with_the_file_in_it_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tasks.yaml").write_text(GOOD)
+    with pytest.raises(UserError, match="did you mean") as error:
+        read_descriptions(tmp_path)
+    assert str(tmp_path / "tasks.yaml") in str(error.value)
+
+
+def test_splits_of_a_saved_folder_are_other_rows(tmp_path: Path) -> None:
+    task = toy(tmp_path, start=GOOD.replace("toy.csv", "saved\n    test: saved"))
+    assert task.places["train"].split == "train"
+    assert task.places["test"].split == "test"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "part"),
     [
@@ -187,6 +201,8 @@ def test_no_file_is_told(tmp_path: Path) -> None:
         ("toy.csv", "{path: [a]}", "'path' must be a text, got ['a']"),
         ("toy.csv", "'hub:'", "'train' names neither a file nor a data set"),
         ("toy.csv", "''", "'train' names neither a file nor a data set"),
+        ("toy.csv", "toy.csv\n    test: toy.csv", "'train' and 'test' are the same rows"),
+        ("toy.csv", "hub:a/b\n    dev: {hub: a/b, split: train}", "'train' and 'dev' are the same"),
         ('"{label}"', "{label}", "'answer' must be a text in quotes, as in \"{label}\""),
         ('"{label}"', "label", "'answer' must name a column in braces"),
         ('"Q: {text}"', "Q", "'prompt' must name a column in braces"),
