@@ -39,8 +39,8 @@ class PublicBenchmark:
         default_task: {kind, metric} of tasks named nowhere.
         force_metric: one metric for every task instead (SAPT: ``rouge_l`` on all of SuperNI).
         collection: which of the hub's recipes (hub).
-        size: which of the published sizes (hub).
-        draw_seed: of the rows drawn to that size, the same for runs of all seeds (hub).
+        size: which of the published sizes (hub); None: ``1000_per_task``.
+        draw_seed: of the rows drawn to that size, the same for runs of all seeds (hub); None: 0.
         mirror: a folder with copies of the data sets, laid out as on the hub (hub); None: the hub.
 
     Raises:
@@ -64,8 +64,8 @@ class PublicBenchmark:
         default_task: Mapping[str, str] | None = None,
         force_metric: str | None = None,
         collection: str = "long_sequence",
-        size: str = "1000_per_task",
-        draw_seed: int = 0,
+        size: str | None = None,
+        draw_seed: int | None = None,
         mirror: str | None = None,
     ) -> None:
         self.name = name
@@ -77,18 +77,29 @@ class PublicBenchmark:
                 "benchmark.data_dir is for benchmark.source=local: leave one of the two out "
                 "(copies of the hub's data sets: benchmark.mirror=FOLDER)."
             )
-        if source == "local" and mirror is not None:
-            raise UserError("benchmark.mirror is for benchmark.source=hub: add it, or leave both.")
+        for key, value in (("mirror", mirror), ("size", size), ("draw_seed", draw_seed)):
+            if source == "local" and value is not None:
+                raise UserError(
+                    f"benchmark.{key} is for benchmark.source=hub: add it, or leave both."
+                )
         self.order_name, names = resolve_order(order, orders)
         self.provenance: dict[str, Any] = {"source": source}
         if source == "hub":
             known = sorted({task for published in orders.values() for task in published})
             check_known(names, known, f"the hub's recipe of {name}")
-            self.provenance |= {"size": size, "draw_seed": draw_seed}
             # Takes a second to import, and only a hub run needs it.
-            from kif_lightning.benchmarks.hub import hub_tasks
+            from kif_lightning.benchmarks.hub import hub_origins, hub_tasks
 
-            sources = hub_tasks(collection, names, size=size, draw_seed=draw_seed, mirror=mirror)
+            drawn: dict[str, Any] = {
+                "size": "1000_per_task" if size is None else size,
+                "draw_seed": 0 if draw_seed is None else draw_seed,
+            }
+            sources = hub_tasks(collection, names, **drawn, mirror=mirror)
+            self.provenance |= {
+                **drawn,
+                "mirror": mirror is not None,
+                "data_sets": hub_origins(collection, names, mirror=mirror),
+            }
         else:
             sources = _local(name, data_dir, names, tasks or {}, default_task or DEFAULT_TASK)
         self.tasks: tuple[Task, ...] = tuple(

@@ -26,6 +26,7 @@ MUST_MATCH = (
 
 Imported runs do not have all of them: of each pair, the keys that both have are compared.
 """
+DEV_FILES = "data_sha256 of dev"
 Results = Mapping[str, Any]
 IMPORTED = " (imported)"
 VS_SINGLE = "forward_transfer_vs_single_task"
@@ -81,10 +82,12 @@ def unfinished(folders: Sequence[Path]) -> list[Path]:
 
 def _check_same_protocol(results: Mapping[Path, Results]) -> None:
     """Every pair: an imported run may lack what two others differ in."""
-    for (reference, first), (folder, found) in combinations(results.items(), 2):
-        expected, other = _comparable(first["protocol"]), _comparable(found["protocol"])
-        imported = _is_imported(first) or _is_imported(found)
-        keys = [key for key in MUST_MATCH if not imported or key in expected.keys() & other.keys()]
+    compared = {folder: _comparable(found["protocol"]) for folder, found in results.items()}
+    for (reference, expected), (folder, other) in combinations(compared.items(), 2):
+        imported = any(_is_imported(results[run]) for run in (reference, folder))
+        both = expected.keys() & other.keys()
+        keys = [key for key in MUST_MATCH if not imported or key in both]
+        keys += [key for key in (DEV_FILES,) if key in both]
         differing = [key for key in keys if other.get(key) != expected.get(key)]
         if differing:
             names = " (kif import --rename THEIRS=OURS gives their tasks our names)"
@@ -102,14 +105,21 @@ def _is_imported(found: Results) -> bool:
 def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     """The stamp without what decides no number of this comparison.
 
-    That is truncation, which a method may fix as a part of itself, and the files of dev rows.
+    That is truncation, which a method may fix as a part of itself, and the files of dev rows;
+    those stand apart where steps were selected by them, as only runs that both do so need the same.
     """
     found = dict(protocol)
     if isinstance(prompt := found.get("prompt_and_decoding"), dict):
         found["prompt_and_decoding"] = _without(prompt, "truncation")
     if isinstance(data := found.get("data_sha256"), dict):
         found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
+        if _selects_by_dev(protocol):
+            found[DEV_FILES] = {task: splits.get("dev") for task, splits in data.items()}
     return found
+
+
+def _selects_by_dev(protocol: Mapping[str, Any]) -> bool:
+    return (protocol.get("selection") or {}).get("rows") == "dev"
 
 
 def _without(values: Mapping[str, Any], left_out: str) -> dict[str, Any]:
@@ -247,7 +257,7 @@ def summary(groups: Sequence[Group]) -> list[list[str]]:
         rows.append(
             [
                 group.label,
-                _told(group.runs[0]),
+                " / ".join(dict.fromkeys(_told(found) for found in group.runs)),
                 ", ".join(map(str, seeds)),
                 *[
                     _spread(_values(group, value))
@@ -305,10 +315,15 @@ def _told(found: Results) -> str:
     """What a method is given that others are not; of an imported one that is not known."""
     if _is_imported(found):
         return "imported"
+    told, protocol = [], found["protocol"]
     if len(found["score_matrix"]) == 1 < len(found["tasks"]):
-        return "all tasks at once"
-    settings = found["protocol"].get("method_settings") or {}
-    return "task id" if settings.get("needs_task_id") else ""
+        told.append("all tasks at once")
+    elif (protocol.get("method_settings") or {}).get("needs_task_id"):
+        told.append("task id")
+    if _selects_by_dev(protocol):
+        in_test = sum(protocol["selection"].get("dev_rows_in_test", {}).values())
+        told.append(f"dev rows ({in_test} in test)")
+    return ", ".join(told)
 
 
 def _weights(cost: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,24 @@ KEYS: dict[str, tuple[str, ...]] = {
 """Metric of ours -> how the keys of its scores begin there."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """Something for tasks, as they are called there."""
+
+    single: Mapping[str, str] = field(default_factory=dict)
+    """Meant for this run: each task must be in it."""
+    listed: Mapping[str, str] = field(default_factory=dict)
+    """Of a file for all runs of a collection: tasks that are not in this one are passed over."""
+
+
 def import_run(
     outputs: Path,
     target: Path,
     *,
     method: str,
     metric: str = "rouge_l",
-    metric_of: Mapping[str, str] | None = None,
-    rename: Mapping[str, str] | None = None,
+    metric_of: Names | None = None,
+    rename: Names | None = None,
     backbone: str | None = None,
     benchmark: str | None = None,
     seed: int | None = None,
@@ -58,10 +69,10 @@ def import_run(
             no percentage, a name is unknown, the target holds something else.
     """
     paths = _result_files(outputs)
-    metrics = dict.fromkeys(paths, metric) | _known("metric", metric_of or {}, paths)
+    metrics = dict.fromkeys(paths, metric) | _known("metric", metric_of, paths)
     for chosen in metrics.values():
         require_choice("The metric of an imported task", chosen, KEYS)
-    names = {task: task for task in paths} | _known("rename", rename or {}, paths)
+    names = {task: task for task in paths} | _known("rename", rename, paths)
     order = list(names.values())
     doubled = {name for name in order if order.count(name) > 1}
     if doubled:
@@ -105,18 +116,19 @@ def import_run(
     return record
 
 
-def named_pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
-    """``theirs=ours`` entries as a dict; an entry without ``=`` is a JSON file of such names.
+def named_pairs(option: str, entries: Sequence[str]) -> Names:
+    """Of ``theirs=ours`` entries; an entry without ``=`` is a JSON file of such names.
 
     Raises:
         UserError: a file that is missing or holds something else, a half that is empty, a name
             given twice.
     """
-    pairs: list[tuple[str, str]] = []
+    single: list[tuple[str, str]] = []
+    listed: list[tuple[str, str]] = []
     for entry in entries:
         if "=" in entry:
             theirs, _, ours = entry.partition("=")
-            pairs.append((theirs, ours))
+            single.append((theirs, ours))
             continue
         if not Path(entry).is_file():
             raise UserError(
@@ -125,12 +137,13 @@ def named_pairs(option: str, entries: Sequence[str]) -> dict[str, str]:
         found = read_json(Path(entry))
         if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
             raise UserError(f'{entry} must hold a JSON object of names, {{"theirs": "ours"}}.')
-        pairs.extend(found.items())
+        listed.extend(found.items())
+    pairs = single + listed
     names = [theirs for theirs, _ in pairs]
     wrong = [f"{a}={b}" for a, b in pairs if not a or not b or names.count(a) > 1]
     if wrong:
         raise UserError(f"{option} must name each task once as THEIRS=OURS, got {wrong[0]!r}.")
-    return dict(pairs)
+    return Names(single=dict(single), listed=dict(listed))
 
 
 def _result_files(outputs: Path) -> dict[str, Path]:
@@ -160,11 +173,13 @@ def _result_files(outputs: Path) -> dict[str, Path]:
     return files
 
 
-def _known(what: str, given: Mapping[str, str], tasks: Mapping[str, Path]) -> dict[str, str]:
-    for task in given:
+def _known(what: str, given: Names | None, tasks: Mapping[str, Path]) -> dict[str, str]:
+    """Of the run's tasks."""
+    given = given or Names()
+    for task in given.single:
         if task not in tasks:
             raise UserError(f"No task {task!r} to give a {what}; {nearest_names(task, tasks)}.")
-    return dict(given)
+    return {t: value for t, value in {**given.listed, **given.single}.items() if t in tasks}
 
 
 def _check_target(target: Path) -> None:
@@ -181,7 +196,8 @@ def _check_target(target: Path) -> None:
 
 def _is_import(target: Path) -> bool:
     found = read_json(target / "results.json")
-    return bool(isinstance(found, dict) and found.get("protocol", {}).get("imported"))
+    protocol = found.get("protocol") if isinstance(found, dict) else None
+    return isinstance(protocol, dict) and bool(protocol.get("imported"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -60,7 +60,14 @@ def test_a_stream_of_a_mirrors_rows(tiny_t5: Path, mirror: Path, tmp_path: Path)
         "sst2": {"train": 40, "test": 20},
     }
     source = results["protocol"]["data_source"]
-    assert source == {"source": "hub", "size": "1000_per_task", "draw_seed": 0}
+    glue = {"repository": "nyu-mll/glue", "revision": None}  # of a copy it is not known
+    assert source == {
+        "source": "hub",
+        "size": "1000_per_task",
+        "draw_seed": 0,
+        "mirror": True,
+        "data_sets": {name: {**glue, "config": name} for name in ("rte", "sst2")},
+    }
     assert results["stand_ins"] == []
 
 
@@ -85,6 +92,8 @@ def test_the_rows_do_not_depend_on_the_runs_seed(
     [
         (["benchmark.data_dir=FOLDER"], "benchmark.data_dir is for benchmark.source=local"),
         (["benchmark.source=local", "benchmark.mirror=FOLDER"], "benchmark.mirror is for"),
+        (["benchmark.source=local", "benchmark.size=1000_per_class"], "benchmark.size is for"),
+        (["benchmark.source=local", "benchmark.draw_seed=1"], "benchmark.draw_seed is for"),
         (["benchmark.source=web"], "'local' or 'hub', got 'web'"),
         (["benchmark.order=[sst3]"], "did you mean 'sst2'"),
         (["benchmark.mirror=FOLDER", "benchmark.size=500"], "1000_per_task"),

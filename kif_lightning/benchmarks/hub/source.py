@@ -16,6 +16,7 @@ import torch
 from datasets import ClassLabel, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
 from datasets.utils.logging import CRITICAL, disable_progress_bar, set_verbosity
+from huggingface_hub.errors import HTTPError
 
 from kif_lightning.benchmarks.files import named
 from kif_lightning.benchmarks.hub.drawing import Pair
@@ -24,6 +25,7 @@ from kif_lightning.errors import MissingPartError, UserError
 from kif_lightning.seeding import generator
 
 Record = Mapping[str, Any]
+_CLONED = "allenai/natural-instructions"
 
 
 class Source:
@@ -59,6 +61,14 @@ class Source:
             return None
         files = [self._clone] if self._clone else sorted(self._folder.rglob("*"))
         return [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+    def origin(self) -> dict[str, str | None]:
+        """Which data set the rows are of; what revision a copy is of is not known."""
+        return {
+            "repository": _CLONED if self._clone else self.recipe.repository,
+            "config": self.recipe.config,
+            "revision": self.recipe.revision if self._folder is None else None,
+        }
 
     def rows(self, split: str, *, seed: int) -> Iterator[Pair]:
         """Rows of a hub split as (input, answer); those with nothing to ask or answer are left out.
@@ -137,7 +147,17 @@ class Source:
     def _of_clone(self) -> Iterator[Record]:
         assert self._clone is not None
         task = json.loads(self._clone.read_text(encoding="utf-8"))
-        for instance in task["Instances"]:
+        if not isinstance(task, dict) or not isinstance(task["Instances"], list):
+            raise UserError(
+                f"{self._clone} must hold a JSON object with a list 'Instances', got "
+                f"{task!r:.40}: copy it anew from {_CLONED}."
+            )
+        for number, instance in enumerate(task["Instances"], start=1):
+            if not isinstance(instance, dict):
+                raise UserError(
+                    f"{self._clone}, instance {number} must be a JSON object with 'input' and "
+                    f"'output', got {instance!r:.40}."
+                )
             yield {
                 "definition": _first(task["Definition"]),
                 "inputs": instance["input"],
@@ -158,7 +178,7 @@ class Source:
             RuntimeError,
             DatasetsError,
             pa.ArrowException,
-            httpx.HTTPError,
+            HTTPError,
         ) as error:
             if self._folder is None and not hub_answers():
                 raise self._unreachable() from error
@@ -186,7 +206,7 @@ def make_pair(recipe: Recipe, record: Record) -> Pair | None:
     """
     value = record[recipe.answer]
     if recipe.words:
-        if value not in recipe.word_of:
+        if isinstance(value, list | dict) or value not in recipe.word_of:
             raise UserError(
                 f"'{recipe.answer}' is {value!r:.40}; expected a class from {recipe.first_class} "
                 f"to {recipe.first_class + len(recipe.words) - 1}."
@@ -220,7 +240,7 @@ def _in_clone(mirror: Path, recipe: Recipe) -> Path | None:
     if recipe.data_files is None:
         return None
     file = recipe.data_files.removeprefix("*/").removesuffix("_*.jsonl") + ".json"
-    for folder in (mirror / "tasks", mirror / "allenai" / "natural-instructions" / "tasks"):
+    for folder in (mirror / "tasks", mirror / _CLONED / "tasks"):
         if (folder / file).is_file():
             return folder / file
     return None

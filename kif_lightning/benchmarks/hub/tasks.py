@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from kif_lightning.benchmarks.hub.drawing import (
@@ -43,6 +44,7 @@ from kif_lightning.errors import (
 )
 from kif_lightning.interfaces import Row, SourceTask, Split
 from kif_lightning.paths import cache_dir
+from kif_lightning.storage import write_json
 
 log = logging.getLogger(__name__)
 
@@ -103,16 +105,21 @@ def hub_tasks(
         raise UserError(f"benchmark.mirror must be an existing folder, got {mirror!r}.")
     folder = (cache or cache_dir()) / "hub"
     return [
-        _task(
-            Source(
-                task=name, recipe=recipes[name], mirror=None if mirror is None else Path(mirror)
-            ),
-            size,
-            draw_seed,
-            folder,
-        )
-        for name in names
+        _task(source, size, draw_seed, folder) for source in _sources(collection, names, mirror)
     ]
+
+
+def hub_origins(
+    collection: str, names: Sequence[str], *, mirror: str | None
+) -> dict[str, dict[str, str | None]]:
+    """Task -> repository, config and revision of its rows; arguments as of :func:`hub_tasks`."""
+    return {source.task: source.origin() for source in _sources(collection, names, mirror)}
+
+
+def _sources(collection: str, names: Sequence[str], mirror: str | None) -> Iterator[Source]:
+    folder = None if mirror is None else Path(mirror)
+    for name in names:
+        yield Source(task=name, recipe=COLLECTIONS[collection][name], mirror=folder)
 
 
 def _task(source: Source, size: str, draw_seed: int, cache: Path) -> SourceTask:
@@ -120,22 +127,44 @@ def _task(source: Source, size: str, draw_seed: int, cache: Path) -> SourceTask:
     decides = [DRAWING_VERSION, source.task, asdict(recipe), size, draw_seed, source.state()]
     fingerprint = hashlib.sha256(json.dumps(decides).encode()).hexdigest()
     folder = cache / f"{source.task}-{fingerprint[:24]}"
-    if not (folder / _PROVENANCE).is_file():
-        _keep(folder, _drawn(source, size, draw_seed), _provenance(source, size, draw_seed))
-    sha256 = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))["sha256"]
+    splits = _kept(folder)
+    if splits is None:
+        _keep(
+            folder,
+            {
+                split: [_row(source.task, pair) for pair in pairs]
+                for split, pairs in _drawn(source, size, draw_seed).items()
+            },
+            _provenance(source, size, draw_seed),
+        )
+        splits = _kept(folder)
+    if splits is None:
+        raise UserError(
+            f"The drawn rows of task {source.task} cannot be read back from {folder}: see to that "
+            "disk, or set KIF_CACHE to a folder elsewhere."
+        )
     return SourceTask(
         name=source.task,
         kind=recipe.kind,
         metric=recipe.metric,
-        splits={
-            split: Split(rows=RowTable.mapped(folder / f"{split}.arrow"), sha256=value)
-            for split, value in sha256.items()
-        },
+        splits=splits,
         closed_answers=recipe.kind == "classification",
     )
 
 
 _PROVENANCE = "provenance.json"
+
+
+def _kept(folder: Path) -> dict[str, Split] | None:
+    """The rows kept in a folder; None: there are none, or they are damaged."""
+    try:
+        sha256 = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))["sha256"]
+        return {
+            split: Split(rows=RowTable.mapped(folder / f"{split}.arrow"), sha256=value)
+            for split, value in sha256.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        return None
 
 
 def _drawn(source: Source, size: str, draw_seed: int) -> dict[str, list[Pair]]:
@@ -196,46 +225,52 @@ def _shown(source: Source, split: str, draw_seed: int) -> Iterator[Pair]:
 
 
 def _provenance(source: Source, size: str, draw_seed: int) -> dict[str, Any]:
-    recipe = source.recipe
     return {
         "task": source.task,
-        "repository": recipe.repository,
-        "config": recipe.config,
-        "revision": recipe.revision,
+        **source.origin(),
         "from": "hub" if source.state() is None else "mirror",
         "size": size,
         "draw_seed": draw_seed,
     }
 
 
-def _keep(
-    folder: Path, splits: Mapping[str, Sequence[Pair]], provenance: Mapping[str, Any]
-) -> None:
+def _keep(folder: Path, splits: Mapping[str, Sequence[Row]], provenance: Mapping[str, Any]) -> None:
     """Write the rows of a task into a folder, whole or not at all."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        outer = tempfile.TemporaryDirectory(
+            dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True
+        )
     except OSError as error:
         raise UserError(
             f"The drawn rows are kept in {folder.parent}, which cannot be written "
             f"({error.strerror or error}): set KIF_CACHE to a folder that can."
         ) from error
-    try:
-        sha256 = {}
-        for split, pairs in splits.items():
-            rows = [_row(folder.name.split("-")[0], pair) for pair in pairs]
+    with outer:
+        # The outer folder is its user's alone; this one may be read by all that share the cache.
+        temporary = Path(outer.name) / folder.name
+        temporary.mkdir()
+        for split, rows in splits.items():
             write_arrow(temporary / f"{split}.arrow", iter(rows))
-            sha256[split] = sha256_of(rows)
-        told = json.dumps({**provenance, "sha256": sha256}, indent=2)
-        (temporary / _PROVENANCE).write_text(told, encoding="utf-8")
+        sha256 = {split: sha256_of(rows) for split, rows in splits.items()}
+        write_json(temporary / _PROVENANCE, {**provenance, "sha256": sha256})
         try:
             temporary.rename(folder)
         except OSError:
-            # Another process was faster; its rows are the same.
-            if not (folder / _PROVENANCE).is_file():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            # Another process was faster, with the same rows; or what is there is damaged.
+            if _kept(folder) is None:
+                _replace(folder, temporary)
+
+
+def _replace(folder: Path, new: Path) -> None:
+    try:
+        shutil.rmtree(folder)
+        new.rename(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} holds no whole rows and cannot be replaced ({error.strerror or error}): "
+            "remove it, or set KIF_CACHE to another folder."
+        ) from error
 
 
 def _row(task: str, pair: Pair) -> Row:

@@ -55,6 +55,12 @@ def test_a_bad_setting_is_told(toy_data: Path, settings: dict[str, Any], parts: 
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(("key", "value"), [("size", "1000_per_task"), ("draw_seed", 0)])
+def test_what_only_the_hub_has_is_refused(toy_data: Path, key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"benchmark\.{key} is for benchmark\.source=hub"):
+        benchmark(toy_data, **{key: value})
+
+
 def test_no_folder_at_all() -> None:
     with pytest.raises(UserError, match=r" toy\. .*benchmark\.data_dir=FOLDER"):
         benchmark(None)

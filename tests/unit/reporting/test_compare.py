@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from kif_lightning.cli import app
 from kif_lightning.errors import UserError
+from kif_lightning.reporting import compare
 from kif_lightning.reporting.compare import (
     HEADER,
     MUST_MATCH,
@@ -111,6 +112,59 @@ def test_dev_files_decide_no_number(tmp_path: Path, split: str, alike: bool) -> 
         return
     with pytest.raises(UserError, match="data_sha256"):
         read_runs(folders)
+
+
+def dev_run(method: str, dev: str, *, selects: bool, overlap: int = 3, **more: Any) -> Any:
+    selection = {"rows": "dev", "dev_rows_in_test": {"one": overlap, "two": 0}}
+    return record(
+        method,
+        data_sha256={"one": {"train": "a", "test": "b", "dev": dev}},
+        selection=selection if selects else None,
+        **more,
+    )
+
+
+def test_dev_files_that_steps_were_selected_by_must_be_the_same(tmp_path: Path) -> None:
+    old = folder(tmp_path / "a", dev_run("plain", "old", selects=True))
+    new = folder(tmp_path / "b", dev_run("protected", "new", selects=True))
+    unselected = folder(tmp_path / "c", dev_run("other", "new", selects=False))
+    same = folder(tmp_path / "d", dev_run("protected", "old", selects=True))
+    with pytest.raises(UserError, match=r"different: data_sha256 of dev\)"):
+        read_runs([old, unselected, new])
+    assert len(read_runs([old, unselected, same])) == 3
+
+
+def test_selection_by_dev_rows_is_told(tmp_path: Path) -> None:
+    needs = {"method_settings": {"needs_task_id": True}}
+    runs = [
+        dev_run("plain", "x", selects=True),
+        dev_run("plain", "x", selects=True, overlap=4, seed=2),
+        dev_run("protected", "x", selects=True, overlap=0, **needs),
+        dev_run("other", "x", selects=False),
+    ]
+    for place, run in enumerate(runs):
+        folder(tmp_path / str(place), run)
+    rows = {row[0]: row[HEADER.index("told")] for row in summary(read_runs([tmp_path]))}
+    assert rows == {
+        "plain": "dev rows (3 in test) / dev rows (4 in test)",
+        "protected": "task id, dev rows (0 in test)",
+        "other": "",
+    }
+
+
+def test_a_stamp_is_prepared_once_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    prepare = compare._comparable
+
+    def counting(protocol: Any) -> dict[str, Any]:
+        asked.append(protocol)
+        return prepare(protocol)
+
+    monkeypatch.setattr(compare, "_comparable", counting)
+    for seed in range(5):
+        folder(tmp_path / str(seed), record("plain", seed=seed))
+    read_runs([tmp_path])
+    assert len(asked) == 5
 
 
 def seeded(method: str, seed: int, learnt: list[float], end: list[float], **more: Any) -> Any:

@@ -14,7 +14,7 @@ from kif_lightning.errors import UserError
 from kif_lightning.metrics.transfer import FORMULAS, PEER_FORMULAS
 from kif_lightning.reporting.compare import HEADER, MUST_MATCH, read_runs, show_comparison, summary
 from kif_lightning.reporting.console import RunConsole
-from kif_lightning.reporting.importing import import_run, named_pairs
+from kif_lightning.reporting.importing import Names, import_run, named_pairs
 from kif_lightning.reporting.results import results_record
 
 Scores = dict[str, float]
@@ -102,7 +102,7 @@ def test_what_is_not_known_is_absent(outputs: Path, tmp_path: Path) -> None:
 def test_rouge_l_under_either_name_and_a_metric_for_each_task(prefix: str, tmp_path: Path) -> None:
     outputs = write_run(tmp_path / "outputs", rouge=prefix)
     record = import_run(
-        outputs, tmp_path / "run", method="theirs", metric_of={"news": "exact_match"}
+        outputs, tmp_path / "run", method="theirs", metric_of=Names(single={"news": "exact_match"})
     )
     assert record["score_matrix"][2] == [36.0, 62.0, 26.0]
     kinds = ["rouge_l", "exact_match", "rouge_l"]
@@ -197,10 +197,34 @@ def test_names_that_nothing_bears(outputs: Path, tmp_path: Path) -> None:
             import_run(outputs, tmp_path / "run", method="theirs", **options)
 
     refused("must be 'exact_match' or 'rouge_l', got 'accuracy'", metric="accuracy")
-    refused("got 'f1'", metric_of={"news": "f1"})
-    refused("No task 'newz' to give a metric; did you mean 'news'", metric_of={"newz": "rouge_l"})
-    refused("No task 'sst2' to give a rename", rename={"sst2": "SST-2"})
-    refused("rename must keep tasks apart, got news more than once", rename={"SST-2": "news"})
+    refused("got 'f1'", metric_of=Names(single={"news": "f1"}))
+    mistyped = Names(single={"newz": "rouge_l"})
+    refused("No task 'newz' to give a metric; did you mean 'news'", metric_of=mistyped)
+    refused("No task 'sst2' to give a rename", rename=Names(single={"sst2": "SST-2"}))
+    for twice in (Names(single={"SST-2": "news"}), Names(listed={"SST-2": "news"})):
+        refused("rename must keep tasks apart, got news more than once", rename=twice)
+
+
+def test_a_file_may_name_tasks_of_other_runs(outputs: Path, tmp_path: Path) -> None:
+    def pairs(values: dict[str, str], *more: str) -> Names:
+        (tmp_path / "names.json").write_text(json.dumps(values))
+        return named_pairs("--rename", [str(tmp_path / "names.json"), *more])
+
+    record = import_run(
+        outputs,
+        tmp_path / "run",
+        method="theirs",
+        rename=pairs({"SST-2": "sst2", "yahoo": "news", "MNLI": "mnli"}, "Copa-x-y=copa"),
+        metric_of=pairs({"SST-2": "exact_match", "MNLI": "exact_match"}),
+    )
+    assert record["protocol"]["order"] == ["sst2", "news", "copa"]
+    assert record["protocol"]["metrics"] == {
+        "sst2": "exact_match",
+        "news": "rouge_l",
+        "copa": "rouge_l",
+    }
+    with pytest.raises(UserError, match="No task 'MNLI' to give a rename"):
+        import_run(outputs, tmp_path / "b", method="m", rename=pairs({}, "MNLI=mnli"))
 
 
 def test_an_earlier_import_alone_is_written_over(outputs: Path, tmp_path: Path) -> None:
@@ -212,11 +236,11 @@ def test_an_earlier_import_alone_is_written_over(outputs: Path, tmp_path: Path) 
     with pytest.raises(UserError, match=r"holds something else than an imported run \(notes"):
         import_run(outputs, target, method="third")
     (target / "notes.txt").unlink()
-    ours = {"protocol": {"method": "ours"}}
-    (target / "results.json").write_text(json.dumps(ours))
-    with pytest.raises(UserError, match="holds something else"):
-        import_run(outputs, target, method="third")
-    assert json.loads((target / "results.json").read_text()) == ours
+    for other in ({"protocol": ["imported"]}, {"protocol": None}, {"protocol": {"method": "ours"}}):
+        (target / "results.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match="holds something else"):
+            import_run(outputs, target, method="third")
+        assert json.loads((target / "results.json").read_text()) == other
     with pytest.raises(UserError, match="holds something else"):
         import_run(outputs, target / "results.json", method="third")
 
@@ -224,12 +248,12 @@ def test_an_earlier_import_alone_is_written_over(outputs: Path, tmp_path: Path) 
 def test_named_pairs(tmp_path: Path) -> None:
     names = tmp_path / "names.json"
     names.write_text('{"MNLI": "mnli", "SST-2": "sst2"}')
-    assert named_pairs("--rename", [str(names), "BoolQA=boolqa"]) == {
-        "MNLI": "mnli",
-        "SST-2": "sst2",
-        "BoolQA": "boolqa",
-    }
-    assert named_pairs("--rename", []) == {}
+    assert named_pairs("--rename", [str(names), "BoolQA=boolqa"]) == Names(
+        single={"BoolQA": "boolqa"}, listed={"MNLI": "mnli", "SST-2": "sst2"}
+    )
+    assert named_pairs("--rename", []) == Names()
+    with pytest.raises(UserError, match="each task once"):
+        named_pairs("--rename", [str(names), "MNLI=other"])
     for entry in ("=a", "a=", "none.json"):
         with pytest.raises(UserError, match=f"--rename .*THEIRS=OURS.*'{entry}'"):
             named_pairs("--rename", [entry])
@@ -240,14 +264,14 @@ def test_named_pairs(tmp_path: Path) -> None:
         named_pairs("--rename", [str(names)])
 
 
-NAMES = {"SST-2": "sst2", "Copa-x-y": "copa"}
+NAMES = Names(single={"SST-2": "sst2", "Copa-x-y": "copa"})
 
 
 def imported(tmp_path: Path, name: str, **options: Any) -> Path:
     if not (tmp_path / "outputs").exists():
         write_run(tmp_path / "outputs")
-    options = {"method": "theirs", "metric": "exact_match", "rename": NAMES} | options
-    import_run(tmp_path / "outputs", tmp_path / name, **options)
+    settings: dict[str, Any] = {"method": "theirs", "metric": "exact_match", "rename": NAMES}
+    import_run(tmp_path / "outputs", tmp_path / name, **(settings | options))
     return tmp_path / name
 
 
@@ -299,7 +323,7 @@ def test_runs_of_ours_alone_tell_nothing_of_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "differing"),
     [
-        ({"rename": {}}, r"order, metrics\).*kif import --rename"),
+        ({"rename": None}, r"order, metrics\).*kif import --rename"),
         ({"metric": "rouge_l"}, r"metrics\)"),
         ({"backbone": "t5_large"}, r"backbone\)"),
         ({"benchmark": "superni"}, r"benchmark\)"),

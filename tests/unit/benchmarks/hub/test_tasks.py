@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +14,8 @@ from typing import Any
 import pytest
 from datasets import IterableDataset
 
-from kif_lightning.benchmarks.hub import hub_tasks, source
-from kif_lightning.benchmarks.hub.recipes import LONG_SEQUENCE
+from kif_lightning.benchmarks.hub import hub_origins, hub_tasks, source, tasks
+from kif_lightning.benchmarks.hub.recipes import COLLECTIONS, LONG_SEQUENCE
 from kif_lightning.benchmarks.rows import sha256_of
 from kif_lightning.errors import MissingPartError, UserError
 from kif_lightning.interfaces import SourceTask
@@ -139,6 +141,124 @@ def test_drawn_rows_are_kept(mirror: Path, tmp_path: Path, monkeypatch: pytest.M
     assert again.splits["dev"].sha256 == first.splits["dev"].sha256
 
 
+@pytest.mark.parametrize("damage", ["no provenance", "no JSON", "no table", "cut table"])
+def test_damaged_rows_are_drawn_anew(tmp_path: Path, damage: str) -> None:
+    save_sst2(tmp_path, sentences("train", (20, 30)), sentences("test", (3, 4)))
+    first = sst2(tmp_path, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache" / "hub").iterdir()
+    expected = {name: list(split.rows) for name, split in first.splits.items()}
+    del first
+    if damage == "no provenance":
+        (folder / "provenance.json").unlink()
+    elif damage == "no JSON":
+        (folder / "provenance.json").write_text('{"sha256": ')
+    elif damage == "no table":
+        (folder / "train.arrow").unlink()
+    else:
+        (folder / "train.arrow").write_bytes((folder / "train.arrow").read_bytes()[:700])
+    again = sst2(tmp_path, tmp_path / "cache")
+    assert {name: list(split.rows) for name, split in again.splits.items()} == expected
+    assert list((tmp_path / "cache" / "hub").iterdir()) == [folder]
+
+
+def test_what_cannot_be_replaced_is_told(tmp_path: Path) -> None:
+    save_sst2(tmp_path, sentences("train", (5, 5)), sentences("test", (3, 4)))
+    sst2(tmp_path, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache" / "hub").iterdir()
+    shutil.rmtree(folder)
+    folder.write_text("a file")
+    with pytest.raises(UserError, match="holds no whole rows and cannot be replaced"):
+        sst2(tmp_path, tmp_path / "cache")
+
+
+def test_rows_of_a_faster_process_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_sst2(tmp_path, sentences("train", (20, 30)), sentences("test", (3, 4)))
+    drawn = tasks._drawn
+
+    def meanwhile(*arguments: Any) -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(tasks, "_drawn", drawn)
+            sst2(tmp_path, tmp_path / "cache")
+        (file,) = (tmp_path / "cache").rglob("provenance.json")
+        written.append(file.stat().st_ino)
+        return drawn(*arguments)
+
+    written: list[int] = []
+    monkeypatch.setattr(tasks, "_drawn", meanwhile)
+    assert len(sst2(tmp_path, tmp_path / "cache").splits["train"].rows) == 50
+    (file,) = (tmp_path / "cache").rglob("provenance.json")
+    assert [file.stat().st_ino] == written
+
+
+def test_others_may_read_the_kept_rows(tmp_path: Path) -> None:
+    save_sst2(tmp_path, sentences("train", (5, 5)), sentences("test", (3, 4)))
+    before = os.umask(0o022)
+    try:
+        sst2(tmp_path, tmp_path / "cache")
+    finally:
+        os.umask(before)
+    (folder,) = (tmp_path / "cache" / "hub").iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_ids_begin_with_the_whole_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "films-of-sst2"
+    monkeypatch.setitem(COLLECTIONS, "long_sequence", {name: LONG_SEQUENCE["sst2"]})
+    save_sst2(tmp_path, sentences("train", (5, 5)), sentences("test", (3, 4)))
+    (task,) = hub_tasks(
+        "long_sequence",
+        [name],
+        size="1000_per_task",
+        draw_seed=0,
+        mirror=str(tmp_path),
+        cache=tmp_path / "cache",
+    )
+    assert all(row.id.rpartition("-")[0] == name for row in task.splits["train"].rows)
+
+
+def test_origins_tell_the_revision_where_it_is_known(tmp_path: Path) -> None:
+    def origin(name: str, collection: str, mirror: Path | None) -> dict[str, str | None]:
+        path = None if mirror is None else str(mirror)
+        return hub_origins(collection, [name], mirror=path)[name]
+
+    glue: dict[str, str | None] = {"repository": "nyu-mll/glue", "config": "sst2"}
+    pinned = {**glue, "revision": "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"}
+    assert origin("sst2", "long_sequence", None) == pinned
+    save_sst2(tmp_path, sentences("train", (5, 5)), sentences("test", (3, 4)))
+    assert origin("sst2", "long_sequence", tmp_path) == {**glue, "revision": None}
+    save_json_lines(tmp_path / "tasks" / "task1572_samsum_summary.json", [{}])
+    cloned = origin("task1572", "superni", tmp_path)
+    assert cloned["repository"] == "allenai/natural-instructions"
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([1, 2], "must hold a JSON object with a list 'Instances', got [1, 2]"),
+        ({"Definition": "d", "Instances": {"a": 1}}, "must hold a JSON object with a list"),
+        ({"Definition": "d", "Instances": ["text"]}, "instance 1 must be a JSON object"),
+        ({"Definition": "d"}, "cannot be read"),
+        ({"Definition": 3, "Instances": [{"input": "a", "output": "b"}]}, "must hold a text"),
+        ({"Definition": "d", "Instances": [{"input": ["a"], "output": "b"}]}, "must hold a text"),
+    ],
+)
+def test_a_cloned_file_of_another_form_is_refused(tmp_path: Path, content: Any, told: str) -> None:
+    file = save_json_lines(tmp_path / "tasks" / "task1572_samsum_summary.json", [content])
+    with pytest.raises(UserError) as caught:
+        hub_tasks(
+            "superni",
+            ["task1572"],
+            size="1000_per_task",
+            draw_seed=0,
+            mirror=str(tmp_path),
+            cache=tmp_path / "cache",
+        )
+    assert str(file) in str(caught.value)
+    assert told in str(caught.value)
+
+
 def test_a_changed_copy_is_read_again(tmp_path: Path) -> None:
     save_sst2(tmp_path, sentences("train", (20, 30)), sentences("test", (3, 4)))
     before = sst2(tmp_path, tmp_path / "cache")
@@ -249,6 +369,10 @@ def save_damaged(mirror: Path) -> None:
         (
             broken(lambda rows: [{**r, "sentence": n} for n, r in enumerate(rows)]),
             ["'sentence' must hold a text, got int 0"],
+        ),
+        (
+            broken(lambda rows: [{**r, "label": [r["label"]]} for r in rows]),
+            ["'label' is [0]; expected a class from 0 to 1"],
         ),
         (save_in_other_order, ["expected the classes negative, positive", "positive, negative"]),
         (save_other_config, ["config sst2", "cannot be read", "sst2"]),
