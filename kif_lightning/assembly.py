@@ -98,6 +98,18 @@ class _Collector:
             raise UserError.joined(list(unique.values()))
 
 
+def build_benchmark(config: DictConfig) -> Benchmark:
+    """The tasks alone.
+
+    Raises:
+        UserError: all mistakes found, one a line.
+    """
+    collect = _Collector()
+    benchmark: Benchmark = collect.part(config.benchmark)
+    collect.raise_if_any()
+    return benchmark
+
+
 def build_parts(config: DictConfig) -> Parts:
     """Instantiate every group of the config.
 

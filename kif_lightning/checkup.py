@@ -7,7 +7,8 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from kif_lightning.assembly import Parts
 from kif_lightning.benchmarks.doctor import TaskReport, examine, report_json
 from kif_lightning.benchmarks.folder import KINDS, read_folder, read_manifest, task_names
 from kif_lightning.benchmarks.own import read_own_tasks
+from kif_lightning.benchmarks.own.description import METRIC_OF_KIND
 from kif_lightning.benchmarks.rows import distinct_outputs
-from kif_lightning.errors import UserError, nearest_names, require_choice
+from kif_lightning.errors import MissingPartError, UserError, nearest_names, require_choice
 from kif_lightning.interfaces import Row, SourceTask, Split, Task
+from kif_lightning.metrics.text import normalise_answer
 from kif_lightning.paths import cache_dir, conf_dir
 from kif_lightning.storage import read_json, write_json
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 """Of what the doctor finds: another one makes the cache's reports void."""
 LABEL_CHARACTERS, ROWS_A_LABEL = 60, 5
 """A task that nothing describes counts as classification if its answers are as short and few."""
@@ -53,12 +56,16 @@ class RowTokens:
         return len(example.prompt_ids), len(example.answer_ids)
 
 
-def named_backbone(name: str) -> Any:
+def named_backbone(option: str) -> Any:
     """The backbone of a config, whose tokenizer must be at hand.
+
+    Args:
+        option: its name, or ``NAME=FOLDER`` with a saved copy.
 
     Raises:
         UserError: there is none of that name, or it cannot be had.
     """
+    name, _, copied = option.partition("=")
     folder = Path(conf_dir()) / "backbone"
     known = [path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_")]
     if name not in known:
@@ -66,17 +73,32 @@ def named_backbone(name: str) -> Any:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         config = compose("config", overrides=[f"backbone={name}"])
     OmegaConf.resolve(config.backbone)
+    if copied:
+        if not (Path(copied) / "config.json").is_file():
+            raise UserError(
+                f"--backbone={option}: expected a folder with a saved model (config.json), got "
+                f"{copied!r}."
+            )
+        config.backbone.path = copied
     backbone = instantiate(config.backbone)
-    backbone.require_available()
+    try:
+        backbone.require_available()
+    except MissingPartError as error:
+        # Its advice is for a run's command line, which takes overrides.
+        raise MissingPartError(
+            what=error.what,
+            bring=error.bring.replace("backbone.path=", f"--backbone={name}="),
+            stand_in=f"--{error.stand_in}",
+        ) from error
     return backbone
 
 
 @dataclass(frozen=True)
 class Described:
-    """Tasks to examine, and which of them had to be guessed to be classification."""
+    """Tasks to examine, and the names of those of which nothing says what they are."""
 
     tasks: list[SourceTask]
-    guessed: list[str]
+    undescribed: list[str]
 
 
 def read_tasks(path: Path, kind: str | None = None) -> Described:
@@ -87,45 +109,62 @@ def read_tasks(path: Path, kind: str | None = None) -> Described:
         kind: of tasks that no manifest describes; None: guessed from their answers.
 
     Raises:
-        UserError: there is no task.
+        UserError: there is no task, or a file may not be read.
     """
     if kind is not None:
         require_choice("--kind", kind, KINDS)
+    with _telling_unreadable(path):
+        return _read_tasks(path, kind)
+
+
+@contextmanager
+def _telling_unreadable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or path} cannot be read ({error.strerror or error}): see to its "
+            "permissions."
+        ) from error
+
+
+def _read_tasks(path: Path, kind: str | None) -> Described:
     if path.suffix in (".yaml", ".yml"):
         return Described(read_own_tasks(path, tolerant=True), [])
     if not path.is_dir():
         raise UserError(f"Expected a folder of tasks or a yaml file that describes them: {path}.")
     folders = [path] if task_names(path) else sorted(p for p in path.iterdir() if task_names(p))
     if not folders:
-        described = " or ".join(str(file) for file in sorted(path.glob("*.y*ml")))
+        yamls = " or ".join(str(file) for file in sorted(path.glob("*.y*ml")))
         raise UserError(
             f"{path} holds no task: expected <task>/train.jsonl and <task>/test.jsonl; a yaml file "
             "that describes CSV, Parquet or other files is to be named itself"
-            f"{f', {described}' if described else ''}."
+            f"{f', {yamls}' if yamls else ''}."
         )
-    tasks, guessed = [], []
+    tasks, undescribed = [], []
     for folder in folders:
         described = read_manifest(folder)
         for task in read_folder(folder, task_names(folder), tolerant=True):
             name = task.name if folder == path else f"{folder.name}/{task.name}"
             if task.name not in described:
                 task = _as_kind(task, kind)
-                guessed += [name] * (kind is None)
+                undescribed.append(name)
             tasks.append(replace(task, name=name))
-    return Described(tasks, guessed)
+    return Described(tasks, undescribed)
 
 
 def _as_kind(task: SourceTask, kind: str | None) -> SourceTask:
     """The task as what it is said to be, or looks like."""
+    rows = task.splits["train"].rows
+    answers = distinct_outputs(rows)
     if kind is None:
-        rows = task.splits["train"].rows
-        answers = distinct_outputs(rows)
         few = len(answers) * ROWS_A_LABEL <= len(rows)
         short = all(len(answer) <= LABEL_CHARACTERS for answer in answers)
         kind = "classification" if few and short else "generation"
-    metric = "exact_match" if kind in ("classification", "multiple_choice") else "rouge_l"
+    lettered = all(len(normalise_answer(answer)) <= 1 for answer in answers)
+    closed = kind == "classification" or (kind == "multiple_choice" and lettered)
     known: Any = kind
-    return replace(task, kind=known, metric=metric, closed_answers=kind == "classification")
+    return replace(task, kind=known, metric=METRIC_OF_KIND[kind], closed_answers=closed)
 
 
 def examine_all(tasks: Iterable[SourceTask], tokens: RowTokens | None = None) -> dict[str, Any]:
@@ -139,9 +178,10 @@ def examine_all(tasks: Iterable[SourceTask], tokens: RowTokens | None = None) ->
 def examine_run(parts: Parts) -> dict[str, Any]:
     """The report of the very rows a run trains and tests on, cached by their fingerprint."""
     file = cache_dir() / "doctor" / f"{_fingerprint(parts)}.json"
-    if file.is_file():
-        report: dict[str, Any] = read_json(file)
-        return report
+    with suppress(UserError):  # absent or damaged
+        kept: Any = read_json(file)
+        if isinstance(kept, dict) and {"findings", "counts"} <= kept.keys():
+            return kept
     report = examine_all(map(_as_source, parts.benchmark.tasks), RowTokens(parts.backbone))
     try:
         write_json(file, report)
@@ -177,7 +217,8 @@ def _fingerprint(parts: Parts) -> str:
     digest = hashlib.sha256(json.dumps([VERSION, limits, parts.backbone.name, probe]).encode())
     for task in parts.benchmark.tasks:
         digest.update(json.dumps([task.name, task.kind, task.metric, task.labels]).encode())
-        digest.update(json.dumps(dict(task.sha256)).encode())
         for rows in (task.train, task.test, task.dev):
-            digest.update(json.dumps([row.id for row in rows]).encode())
+            digest.update(f"{len(rows)} rows\n".encode())
+            for row in rows:
+                digest.update(repr((row.id, row.input, row.output)).encode())
     return digest.hexdigest()[:32]

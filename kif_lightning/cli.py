@@ -88,7 +88,11 @@ def doctor(
         typer.Argument(help="A folder of <task>/{train,dev,test}.jsonl, or a yaml of own tasks."),
     ],
     backbone: Annotated[
-        str | None, typer.Option(help="A model whose limits the lengths are held against.")
+        str | None,
+        typer.Option(
+            metavar="NAME|NAME=FOLDER",
+            help="A model whose limits the lengths are held against, and a saved copy of it.",
+        ),
     ] = None,
     kind: Annotated[
         str | None, typer.Option(help="Of tasks that no manifest describes: classification, ...")
@@ -104,7 +108,7 @@ def doctor(
     from kif_lightning.benchmarks.doctor import write_fixed
     from kif_lightning.checkup import RowTokens, examine_all, named_backbone, read_tasks
     from kif_lightning.reporting.console import RunConsole
-    from kif_lightning.reporting.doctor_table import findings_table, splits_table
+    from kif_lightning.reporting.doctor_table import brief, findings_table, splits_table
     from kif_lightning.storage import write_json
 
     console = RunConsole()
@@ -114,20 +118,31 @@ def doctor(
         report = examine_all(described.tasks, tokens)
         console.console.print(splits_table(report))
         console.console.print(findings_table(report))
-        if described.guessed:
+        if report["findings"]:
+            console.say("(Indented: the ids of some of the rows.)")
+        if described.undescribed and kind is None:
             console.say(
-                f"No manifest describes {', '.join(described.guessed)}: their kind was guessed "
+                f"No manifest describes {', '.join(described.undescribed)}: their kind was guessed "
                 "from their answers (--kind says it)."
             )
+        elif kind is not None and not described.undescribed:
+            console.say(f"--kind={kind} has no effect: all tasks there are described.")
         if json_file is not None:
-            write_json(json_file, report)
+            try:
+                write_json(json_file, report)
+            except OSError as error:
+                raise UserError(
+                    f"The report cannot be written to {json_file} ({error.strerror or error}): "
+                    "name a file that can be."
+                ) from error
         if fix is not None:
             for task, counts in write_fixed(described.tasks, fix, original=path).items():
                 mended = ", ".join(f"{count} {check}" for check, count in counts.items() if count)
-                console.say(f"{task}: {mended or 'nothing to mend'}")
-            console.say(
-                f"Corrected copy: {fix}. Label words and what needs a choice stay as they are."
-            )
+                console.say(f"{task}: rows dropped or changed: {mended or 'none'}")
+            left = brief(examine_all(read_tasks(fix).tasks, tokens), f"kif doctor {fix}")
+            console.say(f"Corrected copy: {fix}. {'It still has:' if left else 'It is clean.'}")
+            for line in left:
+                console.say(f"  {line}")
     if report["counts"]["error"]:
         raise typer.Exit(1)
 

@@ -187,7 +187,9 @@ class ContinualDataModule(LightningDataModule):
             if len(task.train) <= held_out:
                 raise UserError(
                     f"Task {task.name} has {len(task.train)} train rows, but {held_out} are to be "
-                    "held out: use more rows (benchmark.train_rows) or method/selection=none."
+                    "held out: hold a share of them out instead "
+                    "(method.selection.num_held_out=null method.selection.held_out_share=0.1), "
+                    "or take method/selection=none."
                 )
         without = [task.name for task in self.test_tasks if not task.dev]
         if self.look_at_dev and without:

@@ -40,7 +40,7 @@ class Task:
     test: Sequence[Row]
     labels: tuple[str, ...]
     sha256: Mapping[str, str]
-    """split -> sha256 of its whole file."""
+    """split -> sha256 of all that its rows are made from: the whole file, how it is laid out."""
     dev: Sequence[Row] = ()
     """The dev rows that came with the data, if any; held-out rows are a share of ``train``."""
 
@@ -52,7 +52,9 @@ class Split:
     rows: Sequence[Row]
     sha256: str
     problems: tuple[str, ...] = ()
-    """One sentence for each row that could not be read, where the reader was told to go on."""
+    """What is wrong with the first rows that could not be read, where the reader was to go on."""
+    num_problems: int = 0
+    """How many rows could not be read."""
 
 
 @dataclass(frozen=True, kw_only=True)

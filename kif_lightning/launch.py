@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from kif_lightning.assembly import build_parts, fixed
+from kif_lightning.assembly import build_benchmark, build_parts, fixed
 from kif_lightning.checkup import examine_run
 from kif_lightning.errors import UserError
 from kif_lightning.plan import show_plan
@@ -78,6 +78,7 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     settings = run_settings(config)
     folder = RunFolder(run_path(config))
     if not config.plan and not config.rerun and folder.is_finished(settings):
+        _compare_data(config, folder, console)
         console.say(f"Finished already: {folder.path} (rerun=true starts anew).")
         results = folder.results()
         console.finished(results)
@@ -88,7 +89,7 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     if config.examine_data:
         report = examine_run(runner.parts)
         runner.data_findings = [f for f in report["findings"] if f["severity"] != "note"]
-        for line in brief(report, _data_place(config)):
+        for line in brief(report, _whole_report(config)):
             console.say(line)
     if config.plan:
         show_plan(runner)
@@ -102,9 +103,23 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     return results
 
 
-def _data_place(config: DictConfig) -> str:
-    """What ``kif doctor`` is to be told to look at."""
-    return str(config.benchmark.get("data_dir") or config.benchmark.get("file") or "PATH")
+def _compare_data(config: DictConfig, folder: RunFolder, console: RunConsole) -> None:
+    """Refuse to show a finished run for data that changed; data that are gone are only told of."""
+    try:
+        tasks = build_benchmark(config).tasks
+    except UserError as error:
+        console.say(f"Whether the data are still those of the run is not known: {error}")
+        return
+    folder.require_same_data({task.name: dict(task.sha256) for task in tasks})
+
+
+def _whole_report(config: DictConfig) -> str:
+    """Where all that was found can be read: ``kif doctor`` looks at files alone."""
+    benchmark = config.benchmark
+    files = benchmark.get("file") or benchmark.get("data_dir")
+    if files is not None and benchmark.get("source") != "hub":
+        return f"kif doctor {files}"
+    return f"data_findings in {run_path(config) / 'results.json'}, once the run has ended"
 
 
 def new_runner(config: DictConfig, console: RunConsole) -> StreamRunner:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,25 @@ class RunState:
         return self.next_task >= self.num_tasks
 
 
+def require_same_data(
+    before: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], *, since: str
+) -> None:
+    """Raise UserError unless both are the same data in the same order of tasks.
+
+    Args:
+        before: task name -> split -> sha256.
+        now: the same.
+        since: when it was ``before``, for the message.
+    """
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed or list(before) != list(now):
+        what = f"data of {', '.join(changed)}" if changed else "order of the tasks"
+        raise UserError(
+            f"The {what} changed since {since}: put the old files back, choose another "
+            "run_dir=FOLDER, or start anew with rerun=true."
+        )
+
+
 class RunFolder:
     """Reads and writes one run's folder; every write is atomic, the state's pointer comes last.
 
@@ -55,6 +75,15 @@ class RunFolder:
             return False
         self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
         return True
+
+    def require_same_data(self, data_sha256: Mapping[str, Mapping[str, str]]) -> None:
+        """Raise UserError unless a finished run was of this very data.
+
+        Args:
+            data_sha256: task name -> split -> sha256, in the order of tasks.
+        """
+        before = self.results()["protocol"]["data_sha256"]
+        require_same_data(before, data_sha256, since=f"the run in {self.path} ended")
 
     @property
     def _config(self) -> Path:

@@ -37,7 +37,7 @@ from kif_lightning.module import ContinualModule
 from kif_lightning.protocol import RunOptions, protocol_stamp
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
-from kif_lightning.run_state import RunFolder, RunState
+from kif_lightning.run_state import RunFolder, RunState, require_same_data
 from kif_lightning.seeding import derive_seed
 from kif_lightning.storage import write_json, write_json_lines, write_text
 
@@ -69,8 +69,8 @@ class StreamRunner:
         console.stand_ins = parts.stand_ins
         self.new_logger = new_logger
         self.logger: Logger | None = None
-        self.data_findings: Sequence[dict[str, Any]] = ()
-        """What the data doctor says of the rows, for the results."""
+        self.data_findings: Sequence[dict[str, Any]] | None = None
+        """What the data doctor says of the rows, for the results; None: it did not look."""
         selection = parts.selection
         self.data = ContinualDataModule(
             benchmark=parts.benchmark,
@@ -293,12 +293,7 @@ class StreamRunner:
             state = RunState(num_tasks=len(self.data.training_tasks), data_sha256=sha256)
         else:
             state, parts = loaded
-            changed = [name for name in sha256 if sha256[name] != state.data_sha256.get(name)]
-            if changed:
-                raise UserError(
-                    f"The data of {', '.join(changed)} changed since this run began: put the old "
-                    "files back, or start anew with rerun=true."
-                )
+            require_same_data(state.data_sha256, sha256, since="this run began")
             self._restore(parts)
             self.module.logged_steps = state.logged_steps
             self.console.say(f"Resuming after task {state.next_task} of {state.num_tasks}.")

@@ -88,9 +88,11 @@ class _NotJSONError(ValueError):
 def _unique(pairs: list[tuple[str, Any]]) -> Record:
     record = dict(pairs)
     if len(record) < len(pairs):
-        names = [name for name, _ in pairs]
-        doubled = next(name for name in names if names.count(name) > 1)
-        raise _NotJSONError(f"the key {doubled!r:.40} stands there twice")
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _NotJSONError(f"the key {name!r:.40} stands there twice")
+            seen.add(name)
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -11,6 +12,7 @@ from kif_lightning.benchmarks.rows import read_split
 from kif_lightning.errors import UserError, require_choice
 from kif_lightning.interfaces import SourceTask, TaskKind
 
+log = logging.getLogger(__name__)
 SPLITS = ("train", "dev", "test")
 KINDS: tuple[str, ...] = get_args(TaskKind)
 DEFAULT_TASK = {"kind": "generation", "metric": "rouge_l"}
@@ -72,29 +74,53 @@ def read_task(folder: Path, description: Description, *, tolerant: bool = False)
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Each task's description by a ``manifest.json`` in or beside the folder; else empty.
 
+    One beside the folder that is no manifest of tasks is somebody else's: it is told and not used.
+
     Raises:
-        UserError: it is no JSON object.
+        UserError: the one in the folder is no manifest of tasks.
     """
-    for path in (folder / "manifest.json", folder.parent / "manifest.json"):
-        if not path.is_file():
-            continue
+    inside, beside = folder / "manifest.json", folder.parent / "manifest.json"
+    if inside.is_file():
+        return _described(inside, folder.resolve().name)
+    if beside.is_file():
         try:
-            manifest: Any = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} must be JSON, but it does not parse: {error}.") from error
-        if not isinstance(manifest, dict):
-            raise UserError(f"{path} must hold a JSON object, got a {type(manifest).__name__}.")
-        collections = manifest.get("collections", {})
-        tasks = collections.get(folder.resolve().name, manifest).get("tasks", {})
-        return {
-            name: {
-                **{key: entry[key] for key in ("kind", "closed_answers") if key in entry},
-                "metric": _METRIC_OF_MANIFEST.get(entry["metric"], entry["metric"]),
-            }
-            for name, entry in tasks.items()
-            if "kind" in entry and "metric" in entry
-        }
+            return _described(beside, folder.resolve().name)
+        except UserError as error:
+            log.warning("Not used to describe the tasks of %s: %s", folder, error)
     return {}
+
+
+def _described(file: Path, collection: str) -> dict[str, dict[str, Any]]:
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} must be JSON, but it cannot be read: {error}.") from error
+    manifest = _object(manifest, f"{file} must hold")
+    collections = _object(manifest.get("collections", {}), f"{file}: 'collections' must be")
+    found = _object(collections.get(collection, manifest), f"{file}: '{collection}' must be")
+    tasks = _object(found.get("tasks", {}), f"{file}: 'tasks' must be")
+    described: dict[str, dict[str, Any]] = {}
+    for name, entry in tasks.items():
+        entry = _object(entry, f"{file}: task '{name}' must be")
+        if "kind" not in entry or "metric" not in entry:
+            continue
+        for key, kind in (("kind", str), ("metric", str), ("closed_answers", bool)):
+            if key in entry and not isinstance(entry[key], kind):
+                what = "a text" if kind is str else "true or false"
+                raise UserError(
+                    f"{file}: '{key}' of task '{name}' must be {what}, got {entry[key]!r:.40}."
+                )
+        described[name] = {
+            **{key: entry[key] for key in ("kind", "closed_answers") if key in entry},
+            "metric": _METRIC_OF_MANIFEST.get(entry["metric"], entry["metric"]),
+        }
+    return described
+
+
+def _object(value: Any, expected: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{expected} a JSON object, got {value!r:.40}.")
+    return value
 
 
 def read_folder(folder: Path, names: Sequence[str], *, tolerant: bool = False) -> list[SourceTask]:

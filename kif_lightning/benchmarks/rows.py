@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import closing
-from dataclasses import asdict
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import torch
 
@@ -22,14 +21,34 @@ from kif_lightning.benchmarks.table import SCHEMA, RowTable
 from kif_lightning.errors import UserError, require_count
 from kif_lightning.interfaces import Row, Split
 from kif_lightning.paths import cache_dir
+from kif_lightning.storage import replacing
 
 MakeRow = Callable[[Record, int], Row]
 """(record, its number from 1) -> row; raises UserError without the place, which the reader adds."""
 
 IN_MEMORY = 2**26
-"""Bytes of a file up to which its rows are held in memory; of a larger one in Arrow on the disk."""
+"""Bytes of a file, or of its rows, up to which they are held in memory; more: in Arrow on the disk.
+"""
+BYTES_A_ROW = 300
+"""What a row weighs in memory beside its characters."""
 BATCH_ROWS, BATCH_CHARACTERS = 10_000, 2**23
 MOST_PROBLEMS = 1000
+"""Of which it is told what is wrong; all are counted."""
+_PROBLEMS = b"problems"
+
+
+@dataclass
+class Problems:
+    """What could not be read: the first of it in words, and how many."""
+
+    told: list[str] = field(default_factory=list)
+    number: int = 0
+
+    def note(self, what: str) -> None:
+        """One more."""
+        self.number += 1
+        if self.number <= MOST_PROBLEMS:
+            self.told.append(what)
 
 
 def plain_row(record: Record, number: int) -> Row:
@@ -57,29 +76,80 @@ def read_split(
         path: the file, see :func:`~kif_lightning.benchmarks.files.read_records`.
         make_row: makes rows of its records.
         settings: everything that decides what ``make_row`` makes, for the cache of large files.
-        tolerant: note what cannot be read in the split's ``problems`` and go on, up to 1000.
+        tolerant: note what cannot be read in the split's ``problems`` and go on.
 
     Raises:
-        UserError: the file is missing, unreadable or holds no row; names file and line.
+        UserError: the file is missing, unreadable, changes meanwhile or, unless tolerant, holds no
+            row; names file and line.
     """
     records = read_records(path)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    problems: list[str] = []
+    before = _version(path)
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check who may.") from error
+    problems = Problems()
     rows = rows_of(records, make_row, partial(place, path), problems=problems if tolerant else None)
-    if path.stat().st_size <= IN_MEMORY:
-        held: Sequence[Row] = tuple(rows)
-    else:
-        # The same bytes are other rows under another suffix.
-        decides = json.dumps([1, sha256, path.suffix.lower(), settings, tolerant])
-        key = hashlib.sha256(decides.encode()).hexdigest()[:32]
-        stored = cache_dir() / "rows" / f"{key}.arrow"
-        if tolerant or not stored.is_file():
-            write_arrow(stored, rows)
-        held = RowTable.mapped(stored)
-    if not held and not problems:
+    held, problems = hold(
+        _unless_changed(path, before, rows),
+        problems,
+        # The same bytes are other rows under another suffix; what is told of them names the file.
+        decides=[sha256, path.suffix.lower(), settings, str(path) if tolerant else None],
+        size=before[0],
+    )
+    if not held and not tolerant:
         raise UserError(f"{path} holds no row: expected one a line.")
-    return Split(rows=held, sha256=sha256, problems=tuple(problems))
+    return Split(
+        rows=held, sha256=sha256, problems=tuple(problems.told), num_problems=problems.number
+    )
+
+
+def _version(path: Path) -> tuple[int, int]:
+    """Size and time: what differs once a file is written anew."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _unless_changed(path: Path, before: tuple[int, int], rows: Iterator[Row]) -> Iterator[Row]:
+    """The rows; what is read of a changing file must not be kept as the one that was hashed."""
+    yield from rows
+    if not path.is_file() or _version(path) != before:
+        raise UserError(f"{path} changed while it was read: try again once it is written.")
+
+
+def hold(
+    rows: Iterator[Row], problems: Problems, *, decides: Sequence[object], size: int = 0
+) -> tuple[Sequence[Row], Problems]:
+    """All rows with what could not be read: in memory or, where they are large, in Arrow.
+
+    Args:
+        rows: are not touched if the Arrow file is there already.
+        problems: are filled by reading the rows.
+        decides: everything that decides what the rows are: the key of the Arrow file.
+        size: bytes that are known to come; more than :data:`IN_MEMORY` go to Arrow at once.
+    """
+    key = hashlib.sha256(json.dumps([2, *decides]).encode()).hexdigest()[:32]
+    stored = cache_dir() / "rows" / f"{key}.arrow"
+    # What cannot be read back counts as not there.
+    with suppress(OSError, pa.ArrowException, ValueError, KeyError):
+        return _stored(stored)
+    first: list[Row] = []
+    weight = size if size > IN_MEMORY else 0
+    for row in rows:
+        first.append(row)
+        weight += len(row.input) + len(row.output) + BYTES_A_ROW
+        if weight > IN_MEMORY:
+            write_arrow(stored, chain(first, rows), problems)
+            return _stored(stored)
+    return tuple(first), problems
+
+
+def _stored(path: Path) -> tuple[RowTable, Problems]:
+    table = RowTable.mapped(path)
+    # Stands with the last batch: without it the file is not whole.
+    told, number = json.loads((table.table.schema.metadata or {})[_PROBLEMS])
+    return table, Problems(told, number)
 
 
 def rows_of(
@@ -87,7 +157,7 @@ def rows_of(
     make_row: MakeRow,
     place_of: Callable[[int], str],
     *,
-    problems: list[str] | None = None,
+    problems: Problems | None = None,
 ) -> Iterator[Row]:
     """The rows of records, one by one.
 
@@ -111,35 +181,34 @@ def rows_of(
                 told = error if error is record else UserError(f"{place_of(number)}: {error}")
                 if problems is None:
                     raise told from error
-                problems.append(str(told))
-                if len(problems) == MOST_PROBLEMS:
-                    problems.append(f"After {MOST_PROBLEMS} such rows the rest was not read.")
-                    return
+                problems.note(str(told))
 
 
-def write_arrow(path: Path, rows: Iterator[Row]) -> None:
+def write_arrow(path: Path, rows: Iterator[Row], problems: Problems | None = None) -> None:
     """Write rows as an Arrow stream file, whole or not at all, no more than a batch in memory.
+
+    Args:
+        path: of the file.
+        rows: read once.
+        problems: what reading the rows notes; kept in the file.
 
     Raises:
         UserError: the folder cannot be written.
     """
-    temporary: str | None = None
+    problems = problems or Problems()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, SCHEMA) as writer:
+        with replacing(path) as file, pa.ipc.new_stream(file, SCHEMA) as writer:
             for columns in _batches(rows):
                 arrays = [pa.array(column, pa.large_string()) for column in columns]
                 writer.write_batch(pa.record_batch(arrays, SCHEMA))
-        Path(temporary).replace(path)
+            told = json.dumps([problems.told, problems.number]).encode()
+            none = pa.RecordBatch.from_pylist([], SCHEMA)
+            writer.write_batch(none, custom_metadata={_PROBLEMS: told})
     except OSError as error:
         raise UserError(
             f"Large files are kept as Arrow in {path.parent}, which cannot be written "
             f"({error.strerror or error}): set KIF_CACHE to a folder that can."
         ) from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[tuple[list[str], list[str], list[str]]]:
@@ -198,8 +267,10 @@ def limit_rows(
 
 def take(rows: Sequence[Row], indices: Iterable[int]) -> Sequence[Row]:
     """The rows at those places, in the file's order."""
-    in_order = sorted(indices)
-    return rows.take(in_order) if isinstance(rows, RowTable) else tuple(rows[i] for i in in_order)
+    in_order = np.sort(np.fromiter(indices, np.int64))
+    if isinstance(rows, RowTable):
+        return rows.take(in_order)
+    return tuple(rows[i] for i in in_order.tolist())
 
 
 def output_codes(rows: Sequence[Row]) -> Sequence[Hashable]:

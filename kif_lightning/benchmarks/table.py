@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -15,24 +15,34 @@ from kif_lightning.interfaces import Row
 SCHEMA = pa.schema([(name, pa.large_string()) for name in ("id", "input", "output")])
 
 
+Places = np.ndarray[Any, np.dtype[np.int64]]
+
+
 class RowTable(Sequence[Row]):
     """Rows of an Arrow table with the text columns id, input, output.
 
     Args:
-        table: N rows, in memory or mapped from a file.
+        table: in memory or mapped from a file.
+        places: (N,) ascending, which of its rows; they are not copied out of it. None: all.
     """
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, places: Places | None = None) -> None:
         self.table = table.select(SCHEMA.names)
+        self._places = places
 
     @classmethod
     def mapped(cls, path: Path) -> RowTable:
         """The rows of an Arrow stream file, read from the disk as they are looked at."""
-        with pa.memory_map(str(path)) as source:
-            return cls(pa.ipc.open_stream(source).read_all())
+        batches, told = [], None
+        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+            for batch, told in reader.iter_batches_with_custom_metadata():  # noqa: B007
+                batches.append(batch)
+            table = pa.Table.from_batches(batches, reader.schema)
+        # What the last batch says of all.
+        return cls(table if told is None else table.replace_schema_metadata(dict(told)))
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return int(self.table.num_rows) if self._places is None else len(self._places)
 
     @overload
     def __getitem__(self, index: int) -> Row: ...
@@ -43,34 +53,50 @@ class RowTable(Sequence[Row]):
     def __getitem__(self, index: int | slice) -> Row | RowTable:
         if isinstance(index, slice):
             places = range(len(self))[index]
-            if places.step == 1:
+            if self._places is None and places.step == 1:
                 return RowTable(self.table.slice(places.start, len(places)))
-            return RowTable(self.table.take(pa.array(places, pa.int64())))
+            if places.step > 0:
+                return self.take(places)
+            return RowTable(self.table.take(pa.array(self._in_table(places))))
         index = range(len(self))[index]
+        if self._places is not None:
+            index = int(self._places[index])
         return Row(**{name: self.table[name][index].as_py() for name in SCHEMA.names})
 
     def __iter__(self) -> Iterator[Row]:
-        for batch in self.table.to_batches(max_chunksize=1000):
+        for batch in self._batches():
             for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 yield Row(id=values[0], input=values[1], output=values[2])
 
-    def take(self, indices: Sequence[int]) -> RowTable:
-        """The rows at those places, which ascend."""
-        # Taking from the whole table would first copy it into one piece.
-        places, taken, start = np.asarray(indices, dtype=np.int64), [], 0
-        for batch in self.table.to_batches():
-            first, last = np.searchsorted(places, [start, start + batch.num_rows])
-            taken.append(batch.take(pa.array(places[first:last] - start)))
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        """The rows, some at a time."""
+        start = 0
+        for batch in self.table.to_batches(max_chunksize=1000):
+            if self._places is None:
+                yield batch
+                continue
+            first, last = np.searchsorted(self._places, [start, start + batch.num_rows])
+            yield batch.take(pa.array(self._places[first:last] - start))
             start += batch.num_rows
-        return RowTable(pa.Table.from_batches(taken, self.table.schema))
+
+    def take(self, indices: Sequence[int] | Places) -> RowTable:
+        """The rows at those places, which ascend."""
+        return RowTable(self.table, self._in_table(indices))
+
+    def _in_table(self, indices: Sequence[int] | Places) -> Places:
+        places = np.asarray(indices, dtype=np.int64)
+        return places if self._places is None else self._places[places]
 
     def output_codes(self) -> list[int]:
         """A number for each row, equal for equal outputs."""
         encoded = self.table["output"].combine_chunks().dictionary_encode()
-        codes: list[int] = encoded.indices.to_pylist()
-        return codes
+        codes = encoded.indices.to_numpy()
+        found: list[int] = (codes if self._places is None else codes[self._places]).tolist()
+        return found
 
     def distinct_outputs(self) -> list[str]:
         """The different outputs."""
-        outputs: list[str] = pc.unique(self.table["output"]).to_pylist()
-        return outputs
+        found: set[str] = set()
+        for batch in self._batches():
+            found.update(pc.unique(batch["output"]).to_pylist())
+        return list(found)

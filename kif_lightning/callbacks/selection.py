@@ -128,7 +128,7 @@ class SelectBestStep(Callback):
                 f"none of {self._num_looks} held-out losses was finite"
                 if self._num_looks
                 else f"the task has {trainer.global_step} optimizer steps, a look comes every "
-                f"{self.every_steps}"
+                f"{self.every_steps} (method.selection.every_steps)"
             )
             log.warning("No step was selected: %s. The last weights are used.", why)
             return

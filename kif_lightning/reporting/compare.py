@@ -169,7 +169,9 @@ def _difference(name: str, found: Results, results: Iterable[Results]) -> str:
         for key in sorted({key for other in alike for key in other})
         if any(other.get(key) != own.get(key) for other in alike)
     ]
-    return ", ".join(f"{key}={own.get(key)}" for key in keys)
+    # What others have and this one has not is told by their labels; a class by its settings.
+    telling = [key for key in keys if key in own and not key.endswith("_target_")] or keys
+    return ", ".join(f"{key}={own.get(key)}" for key in telling)
 
 
 def _settings(found: Results) -> Any:
@@ -335,11 +337,13 @@ def _weights(cost: Mapping[str, Any]) -> str:
 
 def _task_table(groups: Sequence[Group]) -> Table:
     table = Table(box=None, padding=(0, 2))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     columns = [(group, found) for group in groups for found in group.runs]
     for group, found in columns:
         seed = f", seed {_seed(found)}" if len(group.runs) > 1 else ""
-        table.add_column(escape(f"{group.label}{seed}"), justify="right", no_wrap=True)
+        # A long label would leave no room for the tasks' names.
+        label = f"{group.label}{seed}".replace(" (", "\n(").replace(", ", ",\n")
+        table.add_column(escape(label), justify="right", no_wrap=True)
     for index, task in enumerate(columns[0][1]["tasks"]):
         cells = [_course(found["score_matrix"], index) for _, found in columns]
         table.add_row(f"{index + 1} {task['name']}", *cells)

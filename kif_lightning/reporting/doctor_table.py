@@ -30,6 +30,7 @@ def findings_table(report: Report) -> Table:
     counts = report["counts"]
     title = ", ".join(_number(count, severity) for severity, count in counts.items())
     table = _table(f"Findings: {title}", ("severity", "task", "check", "finding"), ())
+    table.show_header = bool(report["findings"])
     for finding in report["findings"]:
         for line, text in enumerate((finding["message"], *finding["examples"])):
             first = (finding["severity"], finding["task"], finding["check"])
@@ -38,17 +39,17 @@ def findings_table(report: Report) -> Table:
     return table
 
 
-def brief(report: Report, where: str) -> list[str]:
+def brief(report: Report, whole: str) -> list[str]:
     """Errors and warnings alone, a line for each check, at most 8 lines; empty if there are none.
 
     Args:
         report: of all tasks.
-        where: the data, as ``kif doctor`` is to be told.
+        whole: where all of it can be read.
     """
     lines = list(_lines(report))
     if len(lines) > MOST_LINES:
         more = len(lines) - MOST_LINES + 1
-        lines = [*lines[: MOST_LINES - 1], f"and {more} more: kif doctor {where}"]
+        lines = [*lines[: MOST_LINES - 1], f"and {more} more: {whole}"]
     return lines
 
 

@@ -20,7 +20,7 @@ def results_record(
     tasks: Sequence[dict[str, Any]],
     phases: Sequence[dict[str, Any]],
     stand_ins: Sequence[str],
-    data_findings: Sequence[dict[str, Any]] = (),
+    data_findings: Sequence[dict[str, Any]] | None = None,
     protocol: dict[str, Any],
     cost: dict[str, Any],
 ) -> dict[str, Any]:
@@ -28,13 +28,13 @@ def results_record(
 
     ``tasks``: what is evaluated, the matrix's columns; ``phases``: what was trained on, its rows.
     ``stand_ins`` says which parts only stand for real ones (``stand-in data``, ``stand-in model``);
-    ``data_findings``: the data doctor's errors and warnings.
+    ``data_findings``: the data doctor's errors and warnings; None: it did not look.
     """
     metrics = transfer_metrics(score_matrix, untrained=untrained)
     return {
         "schema_version": SCHEMA_VERSION,
         "stand_ins": list(stand_ins),
-        "data_findings": list(data_findings),
+        "data_findings": None if data_findings is None else list(data_findings),
         "score_matrix": [list(row) for row in score_matrix],
         "untrained": None if untrained is None else list(untrained),
         "metrics": metrics,

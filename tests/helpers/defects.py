@@ -29,6 +29,8 @@ class Draft:
         }
     )
     problems: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    num_problems: dict[str, int] = field(default_factory=dict)
+    """Where it is not the number of ``problems``."""
     kind: Any = "classification"
     closed_answers: bool = True
 
@@ -45,16 +47,18 @@ class Draft:
         new = {"id": old.id, "input": old.input, "output": old.output, **texts}
         self.splits[split][place] = Row(**new)
 
+    def _split(self, name: str, rows: list[Row]) -> Split:
+        told = self.problems.get(name, ())
+        number = self.num_problems.get(name, len(told))
+        return Split(rows=tuple(rows), sha256="", problems=told, num_problems=number)
+
     def task(self) -> SourceTask:
         """The task as it now stands."""
         return SourceTask(
             name="shapes",
             kind=self.kind,
             metric="exact_match" if self.closed_answers else "rouge_l",
-            splits={
-                name: Split(rows=tuple(rows), sha256="", problems=self.problems.get(name, ()))
-                for name, rows in self.splits.items()
-            },
+            splits={name: self._split(name, rows) for name, rows in self.splits.items()},
             closed_answers=self.closed_answers,
         )
 

@@ -130,7 +130,7 @@ def test_replay_changes_no_importance_of_its_own_boundary(
 
 def test_replay_takes_part_in_selection_runs_too(config: Any) -> None:
     """A look at held-out rows of the task has no place in the replay."""
-    options = (*REPLAYED, "method/selection=held_out", "method.selection.num_held_out=4")
+    options = (*REPLAYED, "method/selection=held_out", "method.selection.held_out_share=0.2")
     results, _ = run_stream(config("run", *options, "method.selection.every_steps=1"))
     assert column(results, "train_rows") == [16, 16, 16]
     assert column(results, "optimizer_steps") == [4, 4, 4]
@@ -167,7 +167,7 @@ def test_rows_held_out_are_not_given_to_write(config: Any, monkeypatch: pytest.M
         return examples(self, context)
 
     monkeypatch.setattr(PseudoSamples, "examples", watched)
-    held_out = ("method/selection=held_out", "method.selection.num_held_out=8")
+    held_out = ("method/selection=held_out", "method.selection.held_out_share=0.4")
     options = ("method.selection.every_steps=1", "method.rehearsal.max_tokens=12")
     results, _ = run_stream(config("run", "method=lfpt5", *held_out, *options))
     assert [number for number, _ in seen] == [phase["train_rows"] for phase in results["phases"]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,6 +13,7 @@ from omegaconf import DictConfig
 
 from kif_lightning.errors import UserError
 from kif_lightning.paths import conf_dir
+from kif_lightning.runner import StreamRunner
 from tests.helpers.streams import run_stream
 
 TASKS = """
@@ -24,7 +27,7 @@ tasks:
   shape:
     kind: multiple_choice
     train: shape.csv
-    test: shape.csv
+    test: shape_test.csv
     prompt: "What is {text} ?\\n{choices}\\nAnswer:"
     choices: [first, second]
   talk:
@@ -45,6 +48,7 @@ def write_tasks(folder: Path) -> Path:
         ],
         "talk": ["text,state", *(f"turn {i},colour=red; size={i}" for i in range(15))],
     }
+    files["shape_test"] = files["shape"]
     for name, lines in files.items():
         (folder / f"{name}.csv").write_text("\r\n".join(lines), encoding="utf-8-sig")
     (folder / "tasks.yaml").write_text(TASKS)
@@ -97,3 +101,46 @@ def test_what_is_wrong_with_the_file_is_told_before_anything_is_written(
     assert f"{file}, task colour: kind must be" in message
     assert f"{file}, task talk: 'train' must be a file" in message
     assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_description_is_not_a_finished_run(tiny_t5: Path, tmp_path: Path) -> None:
+    file = write_tasks(tmp_path)
+    config = config_of(file, tiny_t5, tmp_path / "run")
+    run_stream(config)
+    assert "Finished already" in run_stream(config)[1]
+    file.write_text(TASKS.replace("Is this", "Are these"))
+    with pytest.raises(UserError, match=r"The data of colour changed since .*rerun=true"):
+        run_stream(config)
+
+
+def test_a_finished_run_is_shown_though_its_data_are_gone(tiny_t5: Path, tmp_path: Path) -> None:
+    file = write_tasks(tmp_path)
+    config = config_of(file, tiny_t5, tmp_path / "run")
+    results, _ = run_stream(config)
+    file.unlink()
+    shown, said = run_stream(config)
+    assert shown == results
+    assert "Whether the data are still those of the run is not known" in said
+    assert str(file) in said
+
+
+def test_another_order_is_not_gone_on_with(
+    tiny_t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_tasks(tmp_path)
+    config = config_of(file, tiny_t5, tmp_path / "run")
+    learn = StreamRunner._learn
+
+    def interrupted(self: StreamRunner, task_index: int, state: Any) -> None:
+        if task_index == 1:
+            raise KeyboardInterrupt
+        learn(self, task_index, state)
+
+    monkeypatch.setattr(StreamRunner, "_learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_stream(config)
+    monkeypatch.undo()
+    names = re.findall(r"^  (\w+):$", TASKS, flags=re.MULTILINE)
+    file.write_text(f"order: [{', '.join(reversed(names))}]\n{TASKS}")
+    with pytest.raises(UserError, match="The order of the tasks changed since this run began"):
+        run_stream(config)

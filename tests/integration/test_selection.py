@@ -228,7 +228,7 @@ def test_data_without_dev_rows_is_refused_before_anything_is_written(
 
 
 def test_rows_held_out_are_not_warned_about(tiny_t5: Path, toy_data: Path, tmp_path: Path) -> None:
-    settings = ("method=seq_lora", "method/selection=held_out", "method.selection.num_held_out=4")
+    settings = ("method=seq_lora", "method/selection=held_out")
     config = tiny_config(tiny_t5, toy_data, tmp_path / "run", *settings, "plan=true")
     _, said = run_stream(config)
     assert "Warning" not in said

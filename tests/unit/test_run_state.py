@@ -171,6 +171,20 @@ def test_finished_is_told_by_the_results_of_the_same_settings(folder: RunFolder)
         folder.is_finished(changed(lr=0.5))
 
 
+def test_a_finished_run_of_other_data_is_told(folder: RunFolder) -> None:
+    before = {"a": {"train": "1", "test": "2"}, "b": {"train": "3"}}
+    folder.write_results({"protocol": {"data_sha256": before}})
+    folder.require_same_data(before)
+    for now, told in (
+        ({**before, "b": {"train": "4"}}, "The data of b changed"),
+        ({"a": {"train": "1"}, "c": {}}, "The data of a, b, c changed"),
+        (dict(reversed(before.items())), "The order of the tasks changed"),
+    ):
+        with pytest.raises(UserError, match=f"{told} since.*rerun=true") as error:
+            folder.require_same_data(now)
+        assert str(folder.path) in str(error.value)
+
+
 def test_flat() -> None:
     nested = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], 3: "x"}
     assert flat(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "3": "x"}

@@ -16,6 +16,7 @@ from kif_lightning.errors import UserError
 from kif_lightning.storage import (
     load_state,
     read_json,
+    replacing,
     save_state,
     write_json,
     write_json_lines,
@@ -154,6 +155,27 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     write_text(path, "newer")
     assert [file.name for file in path.parent.iterdir()] == ["config.yaml"]
     assert path.read_text() == "newer"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "shared.json"
+    with replacing(path) as first:
+        first.write(b"first")
+        with replacing(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="has no such modes")
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a", "")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("content", [None, b"", b'{"a": ', b"\xff"])

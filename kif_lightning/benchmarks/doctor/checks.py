@@ -13,7 +13,6 @@ from kif_lightning.benchmarks.doctor.scan import (
     scan,
 )
 from kif_lightning.benchmarks.doctor.within import SplitChecks
-from kif_lightning.benchmarks.rows import MOST_PROBLEMS
 from kif_lightning.interfaces import SourceTask
 
 SAME_PROMPT, OTHER_PROMPT = 0.9, 0.1
@@ -67,7 +66,14 @@ def _summary(found: Scan) -> SplitSummary:
 
 def _splits(task: SourceTask, scans: Mapping[str, Scan]) -> Iterator[Finding]:
     """Rows that cannot be read, splits that are not there."""
-    for name, why in (("train", "nothing can be learnt"), ("test", "nothing can be scored")):
+    for name, why in (
+        ("train", ": nothing can be learnt"),
+        (
+            "test",
+            ", given or held out of train (which takes enough different inputs): nothing can be "
+            "scored",
+        ),
+    ):
         if name not in task.splits:
             yield Finding(
                 task=task.name,
@@ -76,14 +82,11 @@ def _splits(task: SourceTask, scans: Mapping[str, Scan]) -> Iterator[Finding]:
                 severity="error",
                 count=0,
                 of=0,
-                message=f"There is no {name} split: {why}.",
+                message=f"There is no {name} split{why}.",
             )
     for name, split in task.splits.items():
-        num_rows, problems = len(scans[name].rows), split.problems
-        if problems:
-            # The reader gives up after so many, and says so in one sentence more.
-            count = min(len(problems), MOST_PROBLEMS)
-            more = "At least " if len(problems) > MOST_PROBLEMS else ""
+        num_rows, count = len(scans[name].rows), split.num_problems
+        if count:
             yield Finding(
                 task=task.name,
                 split=name,
@@ -91,8 +94,8 @@ def _splits(task: SourceTask, scans: Mapping[str, Scan]) -> Iterator[Finding]:
                 severity="error",
                 count=count,
                 of=num_rows + count,
-                message=f"{more}{count} of {num_rows + count} rows of {name} cannot be read.",
-                examples=problems[:3],
+                message=f"{count} of {num_rows + count} rows of {name} cannot be read.",
+                examples=split.problems[:3],
             )
         if not num_rows:
             yield Finding(
@@ -102,7 +105,7 @@ def _splits(task: SourceTask, scans: Mapping[str, Scan]) -> Iterator[Finding]:
                 severity="warning" if name == "dev" else "error",
                 count=0,
                 of=0,
-                message=f"{name} holds no row{' that can be read' if problems else ''}.",
+                message=f"{name} holds no row{' that can be read' if count else ''}.",
             )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 
 from kif_lightning.benchmarks.doctor.scan import Flags, Numbers, Scan, repeats, scan
-from kif_lightning.benchmarks.doctor.texts import mended_row
+from kif_lightning.benchmarks.doctor.texts import is_damaged_row, mended_row
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row, SourceTask, Split
 from kif_lightning.storage import write_json
@@ -34,7 +34,7 @@ class MendedRows(Sequence[Row]):
     rows: Sequence[Row]
     closed_answers: bool
     kept: Flags
-    new_ids: Mapping[int, str]
+    new_ids: Mapping[int, str] = field(default_factory=dict)
 
     @cached_property
     def _places(self) -> Numbers:
@@ -79,24 +79,28 @@ def fix(task: SourceTask) -> tuple[SourceTask, dict[str, int]]:
     """
     counts: Counter[str] = Counter()
     splits: dict[str, MendedRows] = {}
+    kept: dict[str, Flags] = {}
     scans: dict[str, Scan] = {}
     for name, split in task.splits.items():
-        counts["unreadable_row"] += len(split.problems)
+        counts["unreadable_row"] += split.num_problems
         before = _scanned(task, split.rows)
-        for check in ("mojibake", "control_character"):
-            counts[check] += len(before.places[check])
+        counts["control_character"] += len(before.places["control_character"])
+        # The scan looks closely at some rows only.
+        counts["mojibake"] += sum(
+            whole and is_damaged_row(row, closed_answers=task.closed_answers)
+            for row, whole in zip(split.rows, before.whole.tolist(), strict=True)
+        )
         mended = MendedRows(
             rows=split.rows,
             closed_answers=task.closed_answers,
             kept=np.ones(len(split.rows), dtype=np.bool_),
-            new_ids={},
         )
+        kept[name] = mended.kept.copy()
         splits[name], scans[name] = mended, _scanned(task, mended)
 
     def drop(split: str, check: str, places: Numbers) -> None:
-        kept = splits[split].kept
-        counts[check] += int(kept[places].sum())
-        kept[places] = False
+        counts[check] += int(kept[split][places].sum())
+        kept[split][places] = False
 
     for name, found in scans.items():
         for check in ("blank_input", "blank_output"):
@@ -107,13 +111,13 @@ def fix(task: SourceTask) -> tuple[SourceTask, dict[str, int]]:
     for name, other in (("train", "test"), ("dev", "test"), ("dev", "train")):
         if name in scans and other in scans:
             check = "_".join([*sorted((name, other), key=_ORDER.index), "overlap"])
-            drop(name, check, scans[name].inputs_in(scans[other], among=splits[other].kept))
+            drop(name, check, scans[name].inputs_in(scans[other], among=kept[other]))
     copies = {}
     for name, mended in splits.items():
-        new_ids = _new_ids(mended, scans[name])
+        new_ids = _new_ids(mended.rows, scans[name], kept[name])
         counts["reused_id"] += len(new_ids)
-        if mended.kept.any():
-            rows = replace(mended, new_ids=new_ids)
+        if kept[name].any():
+            rows = replace(mended, kept=kept[name], new_ids=new_ids)
             copies[name] = Split(rows=rows, sha256="")
         elif name != "dev":
             raise UserError(
@@ -130,14 +134,14 @@ def _scanned(task: SourceTask, rows: Sequence[Row]) -> Scan:
     return scan(rows, closed_answers=task.closed_answers, name=task.name)
 
 
-def _new_ids(mended: MendedRows, found: Scan) -> dict[int, str]:
+def _new_ids(rows: Sequence[Row], found: Scan, kept: Flags) -> dict[int, str]:
     """Place -> id, for kept rows whose id an earlier kept one has."""
-    again, _ = repeats(found.ids, found.ids, mended.kept)
+    again, _ = repeats(found.ids, found.ids, kept)
     if not len(again):
         return {}
     taken, numbers, new = set(found.ids.tolist()), Counter[str](), {}
     wanted = set(again.tolist())
-    for place, row in enumerate(mended.rows):
+    for place, row in enumerate(rows):
         if place in wanted:
             while True:
                 numbers[row.id] += 1
@@ -153,6 +157,8 @@ def write_fixed(
     tasks: Iterable[SourceTask], out: Path, *, original: Path | None = None
 ) -> dict[str, dict[str, int]]:
     """Write the fixed tasks as a folder of ``<task>/<split>.jsonl`` and ``manifest.json``.
+
+    A task named ``<collection>/<task>`` stands in the folder of its collection.
 
     The folder appears whole or not at all.
 
@@ -175,7 +181,8 @@ def write_fixed(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"The corrected copy needs a new or an empty folder, but {out} is none.")
-    counts, described = {}, {}
+    counts: dict[str, dict[str, int]] = {}
+    described: dict[str, dict[str, Any]] = defaultdict(dict)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
@@ -184,12 +191,17 @@ def write_fixed(
                 fixed, counts[task.name] = fix(task)
                 for name, split in fixed.splits.items():
                     _write_rows(copy / task.name / f"{name}.jsonl", split.rows)
-                described[task.name] = {
+                collection, _, name = task.name.rpartition("/")
+                described[collection][name] = {
                     "kind": task.kind,
                     "metric": task.metric,
                     "closed_answers": task.closed_answers,
                 }
-            write_json(copy / "manifest.json", {"tasks": described})
+            manifest: dict[str, Any] = {"tasks": described.pop("", {})}
+            if described:
+                held = {collection: {"tasks": tasks} for collection, tasks in described.items()}
+                manifest["collections"] = held
+            write_json(copy / "manifest.json", manifest)
             if out.exists():
                 out.rmdir()
             copy.rename(out)

@@ -13,6 +13,8 @@ from kif_lightning.interfaces import Row
 _CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
 CONTROL = re.compile(f"[{re.escape(_CONTROLS.decode())}]")
 """C0 controls but tab, line feed and carriage return; C1 controls are damaged encoding."""
+LOOKED_AT, MOST_LOOKS = 500, 4
+"""Characters of a part of a long text, and how many parts."""
 LOST = "\ufffd"
 """What stands where a character was lost for good."""
 
@@ -43,6 +45,31 @@ def has_control(encoded: bytes) -> bool:
 def is_damaged(text: str) -> bool:
     """Whether its encoding is damaged in a way that can be repaired."""
     return not text.isascii() and _repaired(text) != text
+
+
+def is_damaged_row(row: Row, *, closed_answers: bool) -> bool:
+    """Whether a text of the row is damaged; the words of closed answers are no texts."""
+    return is_damaged(row.input) or (not closed_answers and is_damaged(row.output))
+
+
+def looks_damaged(row: Row, *, closed_answers: bool) -> bool:
+    """As :func:`is_damaged_row`, but of a long text only some parts are looked at."""
+    return _damaged_in_part(row.input) or (not closed_answers and _damaged_in_part(row.output))
+
+
+def _damaged_in_part(text: str) -> bool:
+    if len(text) <= LOOKED_AT:
+        return is_damaged(text)
+    end = 0
+    for _ in range(MOST_LOOKS):
+        suspect = SUSPECT.search(text, end)
+        if suspect is None:
+            return False
+        start = max(0, suspect.start() - LOOKED_AT // 4)
+        end = start + LOOKED_AT
+        if is_damaged(text[start:end]):
+            return True
+    return False
 
 
 def mended_text(text: str) -> str:

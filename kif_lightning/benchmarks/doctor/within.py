@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kif_lightning.benchmarks.doctor.report import Finding, Severity
-from kif_lightning.benchmarks.doctor.scan import Numbers, Scan, TokenCounter, repeats
+from kif_lightning.benchmarks.doctor.scan import MOST_SUSPECTS, Numbers, Scan, TokenCounter, repeats
 from kif_lightning.benchmarks.doctor.texts import CONTROL, LOST, SUSPECT, shown
 from kif_lightning.interfaces import SourceTask
 from kif_lightning.metrics.text import dialogue_state
@@ -33,23 +33,26 @@ class SplitChecks:
         places: Numbers,
         what: str,
         tell: Callable[[int], str],
+        each: float = 1,
     ) -> Iterator[Finding]:
         """A finding if any place fails; severity None: by the share of rows.
 
-        ``what`` follows 'N of M rows of SPLIT'; ``tell`` makes an example of a place.
+        ``what`` follows 'N of M rows of SPLIT'; ``tell`` makes an example of a place; a place
+        stands for ``each`` rows.
         """
         if not len(places):
             return
-        num_rows = len(self.scan.rows)
-        by_share: Severity = "warning" if len(places) >= FEW * num_rows else "note"
+        num_rows, count = len(self.scan.rows), round(each * len(places))
+        by_share: Severity = "warning" if count >= FEW * num_rows else "note"
+        about = "About " if each > 1 else ""
         yield Finding(
             task=self.task.name,
             split=self.name,
             check=check,
             severity=severity or by_share,
-            count=len(places),
+            count=count,
             of=num_rows,
-            message=f"{len(places)} of {num_rows} rows of {self.name} {what}.",
+            message=f"{about}{count} of {num_rows} rows of {self.name} {what}.",
             examples=tuple(tell(place) for place in places[:3].tolist()),
         )
 
@@ -91,12 +94,15 @@ class SplitChecks:
         yield from self.found(
             "blank_output", blank, places["blank_output"], "have a blank output", self.id
         )
+        each = max(1, self.scan.num_suspects / MOST_SUSPECTS)
+        estimated = f" (estimated from {MOST_SUSPECTS} rows)" if each > 1 else ""
         yield from self.found(
             "mojibake",
             None,
             places["mojibake"],
-            "hold text whose encoding is damaged and can be repaired (as in 'cafÃ©')",
+            f"hold text whose encoding is damaged and can be repaired, as in 'cafÃ©'{estimated}",
             self.around(lambda text: _start(SUSPECT.search(text))),
+            each,
         )
         yield from self.found(
             "lost_character",

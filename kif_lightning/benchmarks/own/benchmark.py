@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from kif_lightning.benchmarks.files import Records, named
 from kif_lightning.benchmarks.limits import limited
 from kif_lightning.benchmarks.orders import check_known, resolve_order
 from kif_lightning.benchmarks.own.description import Place, TaskDescription, read_descriptions
-from kif_lightning.benchmarks.rows import read_split, require_limits, rows_of, sha256_of, take
+from kif_lightning.benchmarks.rows import (
+    Problems,
+    distinct_outputs,
+    hold,
+    read_split,
+    require_limits,
+    rows_of,
+    sha256_of,
+    take,
+)
+from kif_lightning.benchmarks.table import Places
 from kif_lightning.errors import MissingPartError, UserError
 from kif_lightning.interfaces import Row, SourceTask, Split, Task
 
@@ -76,25 +87,30 @@ class OwnBenchmark:
 def read_own_tasks(file: Path, *, tolerant: bool = False) -> list[SourceTask]:
     """All tasks of a yaml file, in its order."""
     listed, described = read_descriptions(file)
-    check_known(listed, list(described), str(file))
     return [source_task(described[name], tolerant=tolerant) for name in listed]
 
 
 def source_task(task: TaskDescription, *, tolerant: bool = False) -> SourceTask:
-    """All rows of a task; a missing test split is held out of train."""
-    splits = {split: _split(task, place, tolerant) for split, place in task.places.items()}
+    """All rows of a task; a missing test split is held out of train.
+
+    ``tolerant``: rows that cannot be read, and a split of which none can be had, are told in the
+    splits' ``problems``; there is no test split if none can be held out.
+    """
+    splits = {split: _split(task, split, tolerant) for split in task.places}
     if "test" not in splits:
         train = splits["train"]
         try:
             held_out = test_indices(task.name, train.rows, task.test_share, task.closed_answers)
-        except UserError as error:
+        except UserError:
             if not tolerant:
                 raise
-            splits["train"] = replace(train, problems=(*train.problems, str(error)))
         else:
-            others = set(range(len(train.rows))) - held_out
-            splits["test"] = replace(train, rows=take(train.rows, held_out), problems=())
-            splits["train"] = replace(train, rows=take(train.rows, others))
+            others = np.setdiff1d(np.arange(len(train.rows)), held_out, assume_unique=True)
+            sha256 = _digest(train.sha256, task.test_share)
+            splits |= {
+                "train": replace(train, rows=take(train.rows, others), sha256=sha256),
+                "test": Split(rows=take(train.rows, held_out), sha256=sha256),
+            }
     return SourceTask(
         name=task.name,
         kind=task.kind,
@@ -104,67 +120,107 @@ def source_task(task: TaskDescription, *, tolerant: bool = False) -> SourceTask:
     )
 
 
-def test_indices(task: str, rows: Sequence[Row], share: float, closed_answers: bool) -> set[int]:
-    """Which rows are held out for test.
+def test_indices(task: str, rows: Sequence[Row], share: float, closed_answers: bool) -> Places:
+    """Which rows are held out for test, ascending; some input of every answer stays in train.
 
     Raises:
         UserError: there are too few different inputs to have both.
     """
-    by_input: dict[bytes, list[int]] = defaultdict(list)
-    answer_of: dict[bytes, str] = {}
-    for index, row in enumerate(rows):
-        key = hashlib.blake2b(f"{task}/{row.input}".encode(), digest_size=8).digest()
-        by_input[key].append(index)
-        answer = row.output if closed_answers else ""
-        # Of an input with several answers the same one, whichever stands first.
-        answer_of[key] = min(answer, answer_of.get(key, answer))
-    inputs_of: dict[str, list[bytes]] = defaultdict(list)
-    for key, answer in answer_of.items():
-        inputs_of[answer].append(key)
-    held_out: set[int] = set()
-    for keys in inputs_of.values():
-        for key in sorted(keys)[: round(share * len(keys))]:
-            held_out.update(by_input[key])
-    if not held_out or len(held_out) == len(rows):
+    code_of = {
+        output: i for i, output in enumerate(distinct_outputs(rows) if closed_answers else ())
+    }
+    pairs = np.fromiter(
+        ((_number(f"{task}/{row.input}"), code_of.get(row.output, 0)) for row in rows),
+        np.dtype([("input", np.uint64), ("answer", np.int64)]),
+        len(rows),
+    )
+    inputs, input_of = np.unique(pairs["input"], return_inverse=True)
+    # Of an input with several answers the same one, whichever stands first.
+    answers = np.full(len(inputs), len(code_of), np.int64)
+    np.minimum.at(answers, input_of, pairs["answer"])
+    held_out = np.zeros(len(inputs), np.bool_)
+    starts = np.unique(np.sort(answers), return_index=True)[1][1:]
+    for of_answer in np.split(np.argsort(answers, kind="stable"), starts):
+        held_out[of_answer[: min(round(share * len(of_answer)), len(of_answer) - 1)]] = True
+    if not held_out.any():
         raise UserError(
-            f"Task {task} has {len(by_input)} different inputs, too few to hold {share:g} of them "
+            f"Task {task} has {len(inputs)} different inputs, too few to hold {share:g} of them "
             "out for test: give it a test split or more rows."
         )
-    return held_out
+    return np.flatnonzero(held_out[input_of])
 
 
-def _split(task: TaskDescription, place: Place, tolerant: bool) -> Split:
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def _split(task: TaskDescription, name: str, tolerant: bool) -> Split:
+    try:
+        split = _read(task, name, tolerant)
+    except UserError as error:
+        if not tolerant:
+            raise
+        return Split(rows=(), sha256="", problems=(str(error),), num_problems=1)
+    # The rows are what the description makes of the file.
+    described = (task.kind, task.metric, asdict(task.layout))
+    return replace(split, sha256=_digest(split.sha256, described))
+
+
+def _read(task: TaskDescription, name: str, tolerant: bool) -> Split:
+    place = task.places[name]
     settings = repr(asdict(task.layout))
     if place.path is not None and not place.path.is_dir():
         return read_split(place.path, task.layout, settings=settings, tolerant=tolerant)
-    where, records = _dataset_records(place)
-    problems: list[str] = []
-    rows = tuple(
+    where, version, records = _dataset_records(place, place.split or name)
+    problems = Problems()
+    rows, problems = hold(
         rows_of(
             records,
             task.layout,
             lambda number: f"{where}, row {number}",
             problems=problems if tolerant else None,
-        )
+        ),
+        problems,
+        decides=[where, version, settings, tolerant],
     )
-    if not rows and not problems:
+    if not rows and not tolerant:
         raise UserError(f"{where} holds no row.")
-    return Split(rows=rows, sha256=sha256_of(rows), problems=tuple(problems))
+    return Split(
+        rows=rows,
+        sha256=sha256_of(rows),
+        problems=tuple(problems.told),
+        num_problems=problems.number,
+    )
 
 
-def _dataset_records(place: Place) -> tuple[str, Records]:
-    """How messages call a data set's split, and its records; class numbers become their names."""
+def _dataset_records(place: Place, split: str) -> tuple[str, str, Records]:
+    """How messages call a data set's split, its fingerprint, and its records.
+
+    Class numbers become their names.
+    """
+    import huggingface_hub
     from datasets import ClassLabel, DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
-    from datasets.utils.logging import disable_progress_bar
+    from datasets.utils.logging import CRITICAL, disable_progress_bar, set_verbosity
 
+    from kif_lightning.benchmarks.hub.source import hub_answers
+
+    # It logs what it raises, and shows bars of its own.
+    set_verbosity(CRITICAL)
     disable_progress_bar()
-    where = f"{place.hub or place.path}, split {place.split}"
+    where = f"{place.hub or place.path}, split {split}"
+    if place.hub and not huggingface_hub.constants.HF_HUB_OFFLINE and not hub_answers():
+        raise UserError(
+            f"{where} cannot be had, as the hub cannot be reached: connect, set HF_HUB_OFFLINE=1 "
+            "if this data set was loaded here before, or name a folder saved by datasets."
+        )
     try:
         if place.hub is not None:
-            data: Any = load_dataset(
-                place.hub, place.config, split=place.split, revision=place.revision
-            )
+            data: Any = load_dataset(place.hub, place.config, split=split, revision=place.revision)
         else:
             data = load_from_disk(str(place.path))
     # RuntimeError: a data set that is a script.
@@ -172,12 +228,14 @@ def _dataset_records(place: Place) -> tuple[str, Records]:
         told = " ".join(str(error).split())[:200]
         raise UserError(f"{where} cannot be had ({type(error).__name__}: {told}).") from error
     if isinstance(data, DatasetDict):
-        if place.split not in data:
+        if split not in data:
             raise UserError(
                 f"{where}: there is no such split, only {named(data)}; give path and split, as in "
                 f"{{path: {place.path}, split: {next(iter(data), 'train')}}}."
             )
-        data = data[place.split]
+        data = data[split]
+    elif place.path is not None and place.split is not None:
+        raise UserError(f"{where}: the folder is one data set without splits: leave 'split' out.")
     names = {k: f.names for k, f in data.features.items() if isinstance(f, ClassLabel)}
 
     def records() -> Records:
@@ -187,4 +245,4 @@ def _dataset_records(place: Place) -> tuple[str, Records]:
                 record[column] = None if value is None or value < 0 else classes[value]
             yield number, record
 
-    return where, records()
+    return where, data._fingerprint, records()

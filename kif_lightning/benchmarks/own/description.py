@@ -43,7 +43,7 @@ _NO_TEXTS = ("bool", "int", "float", "timestamp")
 class Place:
     """Where a split's records are: a file, a folder saved by ``datasets``, or a hub data set.
 
-    ``split`` is one of those the folder or the data set has.
+    ``split`` is one of those the folder or the data set has; None: the one that is named alike.
     """
 
     path: Path | None = None
@@ -295,26 +295,37 @@ def _place(split: str, value: Any, folder: Path) -> Place:
     path = texts.pop("path", None)
     if not path and not texts.get("hub"):
         raise UserError(f"'{split}' names neither a file nor a data set.")
-    place = {"split": split, **texts}
-    return Place(path=None if path is None else folder / Path(path).expanduser(), **place)
+    if path and "split" in texts and Path(path).suffix.lower() in SUFFIXES:
+        raise UserError(f"'{split}': a file has no splits of its own: leave 'split' out.")
+    return Place(path=None if path is None else folder / Path(path).expanduser(), **texts)
 
 
 def _same_places(places: Mapping[str, Place | None]) -> list[UserError]:
     """Two splits of the same rows."""
-    # A file has no splits of its own.
-    known = [
-        (split, place.path if place.path and place.path.suffix.lower() in SUFFIXES else place)
-        for split, place in places.items()
-        if place is not None
-    ]
+    known = [(split, _rows_of(split, place)) for split, place in places.items() if place]
     return [
         UserError(
-            f"'{a}' and '{b}' are the same rows: name other ones, or leave 'test' out and a share "
-            "of train is held out for it."
+            f"'{a}' and '{b}' are the same rows: name other ones"
+            + (
+                ", or leave 'test' out and a share of train is held out for it."
+                if (a, b) == ("train", "test")
+                else "."
+            )
         )
         for (a, first), (b, second) in combinations(known, 2)
         if first == second
     ]
+
+
+def _rows_of(split: str, place: Place) -> tuple[object, ...]:
+    """What is equal for the same rows."""
+    if place.path is None:
+        return place.hub, place.config, place.split or split, place.revision
+    path = place.path.resolve()
+    # ``datasets`` knows a folder of splits by this file.
+    alone = path.is_dir() and not (path / "dataset_dict.json").is_file()
+    alone = alone or path.suffix.lower() in SUFFIXES
+    return (path,) if alone else (path, place.split or split)
 
 
 def _unknown(entry: Iterable[Any], known: tuple[str, ...]) -> list[str]:

@@ -47,13 +47,18 @@ class Template:
                 )
 
     @cached_property
+    def _parts(self) -> list[tuple[str, str | None]]:
+        """Text, and the column that follows it; format() would take a column 0 for a position."""
+        return [(text, name) for text, name, _, _ in Formatter().parse(self.text)]
+
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns that it names, in the order of their first use."""
-        return tuple(dict.fromkeys(n for _, n, _, _ in Formatter().parse(self.text) if n))
+        return tuple(dict.fromkeys(name for _, name in self._parts if name))
 
     def filled(self, values: Mapping[str, str]) -> str:
         """The text with each column's value."""
-        return self.text.format_map(values)
+        return "".join(text + (values[name] if name else "") for text, name in self._parts)
 
 
 @dataclass(frozen=True, kw_only=True)

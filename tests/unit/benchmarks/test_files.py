@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,14 @@ def test_names_for_a_message_are_one_short_line() -> None:
     assert named(["a", "b\nc"]) == r"a, 'b\nc'"
     assert named(map(str, range(50))) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, ..."
     assert len(named(["x" * 10_000])) <= 200
+
+
+def test_many_keys_are_looked_at_once(tmp_path: Path) -> None:
+    # At n^2 / 2 comparisons this takes minutes.
+    keys = [f'"{i}": 0' for i in range(60_000)]
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{{{', '.join([*keys, keys[-1]])}}}")
+    start = time.process_time()
+    ((_, told),) = read_records(path)
+    assert "the key '59999' stands there twice" in str(told)
+    assert time.process_time() - start < 5

@@ -5,10 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kif_lightning.benchmarks import rows
@@ -204,6 +208,7 @@ def test_large_files_give_the_same_rows(
 ) -> None:
     path = many(tmp_path)
     held = read_split(path)
+    monkeypatch.setattr(rows, "BYTES_A_ROW", 0)
     monkeypatch.setattr(rows, "IN_MEMORY", path.stat().st_size)
     assert isinstance(read_split(path).rows, tuple), "of this size still in memory"
     monkeypatch.setattr(rows, "IN_MEMORY", path.stat().st_size - 1)
@@ -285,14 +290,115 @@ def test_a_full_disk_is_told(tmp_path: Path, cache: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("large", [False, True])
-def test_tolerant_reading_notes_each_bad_row_and_stops_at_too_many(
+def test_tolerant_reading_counts_each_bad_row_and_tells_the_first(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, large: bool
 ) -> None:
     monkeypatch.setattr(rows, "IN_MEMORY", 0 if large else 2**26)
     split = read_split(written(tmp_path, "{}\n" * 3), tolerant=True)
-    assert (len(split.rows), len(split.problems)) == (0, 3)
-    split = read_split(written(tmp_path, f"{GOOD}\n" + "{}\n" * 2000 + GOOD), tolerant=True)
-    assert (len(split.rows), len(split.problems)) == (1, rows.MOST_PROBLEMS + 1)
-    assert "rest was not read" in split.problems[-1]
-    with pytest.raises(UserError, match="holds no row"):
-        read_split(written(tmp_path, "\n"), tolerant=True)
+    assert (len(split.rows), len(split.problems), split.num_problems) == (0, 3, 3)
+    path = written(tmp_path, f"{GOOD}\n" + "{}\n" * 2000 + GOOD)
+    for _ in range(2):  # the second time from the cache, where large
+        split = read_split(path, tolerant=True)
+        assert len(split.rows) == 2, "good rows behind bad ones are read"
+        assert (len(split.problems), split.num_problems) == (rows.MOST_PROBLEMS, 2000)
+        assert "line 2:" in split.problems[0]
+        assert "line 1001:" in split.problems[-1]
+
+
+def test_problems_of_a_copy_name_the_copy(tmp_path: Path, cache: Path) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        path = written(tmp_path / name, f"{GOOD}\n{{}}")
+        assert str(path) in read_split(path, tolerant=True).problems[0]
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_an_empty_file_is_an_empty_split_to_the_tolerant(tmp_path: Path, content: str) -> None:
+    split = read_split(written(tmp_path, content), tolerant=True)
+    assert (tuple(split.rows), split.problems, split.num_problems) == ((), (), 0)
+
+
+@pytest.mark.parametrize("tolerant", [False, True])
+def test_damaged_rows_in_the_cache_are_made_anew(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tolerant: bool
+) -> None:
+    monkeypatch.setattr(rows, "BATCH_ROWS", 100)
+    path = many(tmp_path)
+    expected = list(read_split(path, tolerant=tolerant).rows)
+    (stored,) = cache.iterdir()
+    whole = stored.read_bytes()
+    rng = random.Random(0)
+    damaged = [whole[: rng.randrange(len(whole))] for _ in range(40)]
+    without_problems = rows.RowTable.mapped(stored).table.replace_schema_metadata(None)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, without_problems.schema) as writer:
+        writer.write_table(without_problems.slice(0, 200))  # whole batches, some are missing
+    for content in (b"", whole[:-8] + b"garbage!", *damaged, sink.getvalue().to_pybytes()):
+        stored.write_bytes(content)
+        assert list(read_split(path, tolerant=tolerant).rows) == expected
+    stored.unlink()
+    stored.mkdir()
+    with pytest.raises(UserError, match="set KIF_CACHE"):
+        read_split(path, tolerant=tolerant)
+
+
+def test_what_is_in_the_cache_is_not_written_again(tmp_path: Path, cache: Path) -> None:
+    path = many(tmp_path)
+    for tolerant in (False, True):
+        read_split(path, tolerant=tolerant)
+        before = {file: file.stat().st_ino for file in cache.iterdir()}
+        read_split(path, tolerant=tolerant)
+        assert {file: file.stat().st_ino for file in cache.iterdir()} == before
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    monkeypatch.setattr(rows, "IN_MEMORY", 0 if large else 2**26)
+    path = many(tmp_path)
+    content, digest = path.read_bytes(), hashlib.file_digest
+
+    def replaced(*given: Any) -> Any:
+        found = digest(*given)
+        path.write_bytes(content.replace(b"7?", b"8?"))
+        os.utime(path, ns=(1, 1))
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", replaced)
+        with pytest.raises(UserError, match="changed while it was read"):
+            read_split(path)
+    path.write_bytes(content)
+    assert read_split(path).rows[7].input == "7?"
+
+
+def test_a_file_that_may_not_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(hashlib, "file_digest", refused)
+    with pytest.raises(UserError, match=r"train\.jsonl cannot be read \(Permission denied\)"):
+        read_split(many(tmp_path))
+
+
+def test_a_small_file_of_large_rows_goes_to_the_disk(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "train.parquet"
+    columns = [pa.array([f"{i}" for i in range(500)]), *[pa.array(["long " * 99] * 500)] * 2]
+    pq.write_table(pa.table(columns, names=["id", "input", "output"]), path)
+    monkeypatch.setattr(rows, "IN_MEMORY", 10 * path.stat().st_size)
+    seen = []
+
+    def make(record: Record, number: int) -> Row:
+        seen.append(number)
+        return rows.plain_row(record, number)
+
+    for _ in range(2):
+        held = read_split(path, make).rows
+        assert isinstance(held, RowTable)
+        assert [row.id for row in held] == [f"{i}" for i in range(500)]
+    assert seen == list(range(1, 501)), "each row once"

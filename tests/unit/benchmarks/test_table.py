@@ -14,11 +14,33 @@ from kif_lightning.interfaces import Row
 ROWS = tuple(Row(id=f"{i}", input=f"Ü\n{i}", output="abc"[i % 3]) for i in range(25))
 
 
-@pytest.fixture(params=[25, 7, 1], ids=lambda size: f"pieces-of-{size}")
-def table(request: pytest.FixtureRequest) -> RowTable:
-    columns = [[getattr(row, name) for row in ROWS] for name in SCHEMA.names]
+def pieces(rows: tuple[Row, ...], size: int) -> RowTable:
+    columns = [[getattr(row, name) for row in rows] for name in SCHEMA.names]
     whole = pa.Table.from_arrays([pa.array(c, pa.large_string()) for c in columns], schema=SCHEMA)
-    return RowTable(pa.Table.from_batches(whole.to_batches(max_chunksize=request.param)))
+    return RowTable(pa.Table.from_batches(whole.to_batches(max_chunksize=size)))
+
+
+@pytest.fixture(params=[(25, 1), (7, 1), (1, 1), (75, 3), (8, 3), (8, 6)], ids=str)
+def table(request: pytest.FixtureRequest) -> RowTable:
+    """The rows in pieces; where every n-th row of a larger table, taken once or twice."""
+    size, every = request.param
+    if every == 1:
+        return pieces(ROWS, size)
+    other = Row(id="other", input="", output="other")
+    larger = tuple(r for row in ROWS for r in (other, row, *[other] * (every - 2)))
+    taken = pieces(larger, size)
+    if every == 6:
+        taken = taken.take([i for i in range(len(larger)) if i % 6 in (1, 3)])
+        return taken[::2]
+    return taken.take(range(1, len(larger), every))
+
+
+def test_taken_rows_are_not_copied() -> None:
+    rows = pieces(tuple(Row(id=f"{i}", input="x" * 1000, output="") for i in range(2000)), 500)
+    before = pa.total_allocated_bytes()
+    part = rows.take(range(0, 2000, 2))
+    assert pa.total_allocated_bytes() - before < 100_000
+    assert [row.id for row in part] == [f"{i}" for i in range(0, 2000, 2)]
 
 
 def test_it_is_the_sequence_of_its_rows(table: RowTable) -> None:

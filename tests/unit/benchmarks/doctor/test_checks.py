@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from kif_lightning.benchmarks.doctor import Finding, checks, examine, labels, report_json, within
+from kif_lightning.benchmarks.doctor import (
+    Finding,
+    checks,
+    examine,
+    labels,
+    report_json,
+    texts,
+    within,
+)
 from kif_lightning.benchmarks.rows import write_arrow
 from kif_lightning.benchmarks.table import RowTable
 from kif_lightning.interfaces import Row, SourceTask, Split
@@ -261,11 +269,69 @@ def test_at_most_three_examples() -> None:
     assert finding.examples == ("train0", "train1", "train2")
 
 
-def test_the_reader_gave_up_after_many_problems() -> None:
-    problems = tuple(f"line {i}" for i in range(1001))
-    (finding,) = examine(spoilt(unreadable("train", *problems))).findings
-    assert (finding.count, finding.of) == (1000, 1040)
-    assert finding.message.startswith("At least 1000 of")
+def test_all_unreadable_rows_are_counted_though_few_are_told() -> None:
+    def spoil(draft: Draft) -> None:
+        draft.problems["train"] = ("line 1", "line 2", "line 3", "line 4")
+        draft.num_problems["train"] = 5000
+
+    (finding,) = examine(spoilt(spoil)).findings
+    assert (finding.count, finding.of) == (5000, 5040)
+    assert finding.message.startswith("5000 of 5040 rows of train cannot be read")
+    assert finding.examples == ("line 1", "line 2", "line 3")
+
+
+def test_a_split_without_any_readable_row() -> None:
+    told = examine(spoilt(emptied("train"), unreadable("train", "line 1"))).findings
+    assert [f.check for f in told] == ["unreadable_row", "empty_split"]
+    assert told[1].message == "train holds no row that can be read."
+
+
+def test_a_missing_test_split_may_be_for_want_of_inputs() -> None:
+    (finding,) = examine(spoilt(without("test"))).findings
+    assert "no test split, given or held out of train" in finding.message
+    assert "enough different inputs" in finding.message
+
+
+def damaged(number: int, sound: int) -> SourceTask:
+    """Rows that all may be damaged, and some are."""
+    draft = Draft()
+    fill = "A pond, then, as far as we know. " * 30
+    draft.splits["train"] = [
+        row(f"r{i}", f"{i}: {'cafÃ©' if i % (number + sound) < number else 'CAFÉ…'} {fill}")
+        for i in range(2000)
+    ]
+    draft.relabel({"round": "square"}, "dev", "test")
+    return draft.task()
+
+
+def test_of_many_suspect_rows_a_seeded_sample_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    real = texts.is_damaged
+    monkeypatch.setattr(texts, "is_damaged", lambda text: looked.append(len(text)) or real(text))
+    found = examine(damaged(1, 3)).findings
+    (finding,) = [f for f in found if f.check == "mojibake"]
+    assert 380 < finding.count < 620, "a quarter of 2000, six standard errors wide"
+    assert finding.message.startswith(f"About {finding.count} of 2000 rows of train hold")
+    assert "estimated from 500 rows" in finding.message
+    assert "cafÃ©" in finding.examples[0]
+    assert sum(looked) <= 500 * 4 * 500, "of 2 million characters"
+    assert examine(damaged(1, 3)).findings == found
+
+
+def test_of_few_suspect_rows_each_is_looked_at() -> None:
+    def spoil(draft: Draft) -> None:
+        draft.splits["train"] = [row(f"r{i}", f"cafÃ© {i}?") for i in range(500)]
+
+    found = examine(spoilt(spoil)).findings
+    (finding,) = [f for f in found if f.check == "mojibake"]
+    assert (finding.count, finding.of) == (500, 500)
+    assert "stimated" not in finding.message
+
+
+def test_damage_is_found_late_in_a_long_text() -> None:
+    text = f"{'word ' * 2000} CAFÉ… {'word ' * 2000} cafÃ© {'word ' * 2000}"
+    (finding,) = examine(spoilt(change("train", 3, input=text))).findings
+    assert (finding.check, finding.count) == ("mojibake", 1)
 
 
 def test_splits_are_summed_up() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kif_lightning.benchmarks.doctor import examine, fix, write_fixed
+from kif_lightning.benchmarks.doctor import examine, fix, mending, write_fixed
 from kif_lightning.benchmarks.folder import read_folder, task_names
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row, SourceTask
@@ -82,6 +84,30 @@ def test_the_original_rows_are_untouched() -> None:
     fixed, _ = fix(task)
     list(fixed.splits["train"].rows)
     assert {name: split.rows for name, split in task.splits.items()} == before
+
+
+def test_all_unreadable_and_damaged_rows_are_counted() -> None:
+    def spoil(draft: Draft) -> None:
+        draft.splits["train"] = [row(f"r{i}", f"cafÃ© {i}?") for i in range(700)]
+        draft.problems["train"], draft.num_problems["train"] = ("line 1",), 5000
+
+    fixed, counts = fix(spoilt(spoil))
+    assert counts == {"mojibake": 700, "unreadable_row": 5000}
+    assert fixed.splits["train"].rows[699].input == "café 699?"
+
+
+def test_rows_that_were_looked_at_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Sequence[Row], int]] = []
+    real = mending.scan
+
+    def looking(rows: Sequence[Row], **settings: Any) -> Any:
+        seen.append((rows, len(rows)))
+        return real(rows, **settings)
+
+    monkeypatch.setattr(mending, "scan", looking)
+    fix(spoilt(everything))
+    assert len(seen) == 6
+    assert [len(list(rows)) for rows, _ in seen] == [number for _, number in seen]
 
 
 def test_label_words_are_never_changed() -> None:
@@ -169,6 +195,20 @@ def test_the_copy_reads_as_any_folder(tmp_path: Path) -> None:
         assert mended <= {"conflicting_rows"}, "of free answers"
     assert mended == set()
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["copy"]
+
+
+def test_a_copy_of_collections_describes_each(tmp_path: Path) -> None:
+    lettered = replace(spoilt(kind="multiple_choice"), name="letters/shapes")
+    free = replace(
+        spoilt(kind="generation", closed_answers=False), name="texts/shapes", metric="rouge_l"
+    )
+    write_fixed([lettered, free], tmp_path / "copy")
+    (one,) = read(tmp_path / "copy" / "letters")
+    (other,) = read(tmp_path / "copy" / "texts")
+    assert (one.kind, one.metric, one.closed_answers) == ("multiple_choice", "exact_match", True)
+    assert (other.kind, other.metric, other.closed_answers) == ("generation", "rouge_l", False)
+    described = json.loads((tmp_path / "copy" / "manifest.json").read_text())
+    assert described["collections"].keys() == {"letters", "texts"}
 
 
 def test_lines_are_plain_and_hold_any_text(tmp_path: Path) -> None:

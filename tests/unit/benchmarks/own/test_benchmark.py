@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from kif_lightning.benchmarks import rows as rows_module
+from kif_lightning.benchmarks.hub import source
 from kif_lightning.benchmarks.own import OwnBenchmark, benchmark, read_own_tasks
 from kif_lightning.benchmarks.own.benchmark import test_indices as held_out
+from kif_lightning.benchmarks.table import RowTable
 from kif_lightning.errors import MissingPartError, UserError, collecting_errors
 from kif_lightning.interfaces import Row, Task
 
@@ -98,6 +100,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return classed(RECORDS)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(source, "hub_answers", lambda: True)
     test = "test: {hub: b/c, config: d, split: validation, revision: e1}"
     (task,) = own(tmp_path, toy("hub:a/b", test)).tasks
     assert asked == [("a/b", None, "train", None), ("b/c", "d", "validation", "e1")]
@@ -121,10 +124,70 @@ def test_a_data_set_that_cannot_be_had_is_told(
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(source, "hub_answers", lambda: True)
     with pytest.raises(UserError, match=r"a/b, split train cannot be had \(") as told:
         own(tmp_path, toy("hub:a/b"))
     assert str(error).split()[-1] in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: classed(RECORDS))
+    monkeypatch.setattr(source, "hub_answers", lambda: False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match="a/b, split train cannot be had, as the hub"):
+        own(tmp_path, toy("hub:a/b"))
+    # Its client then looks into its cache alone.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert len(own(tmp_path, toy("hub:a/b")).tasks) == 1
+
+
+def test_large_data_sets_are_kept_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KIF_CACHE", str(tmp_path / "cache"))
+    WRITERS["named"](tmp_path / "named", RECORDS)
+    held = own(tmp_path, toy("named")).tasks[0]
+    monkeypatch.setattr(rows_module, "IN_MEMORY", 0)
+    for _ in range(2):
+        large = own(tmp_path, toy("named")).tasks[0]
+        assert isinstance(large.train, RowTable)
+        assert (tuple(large.train), tuple(large.test)) == (tuple(held.train), tuple(held.test))
+        assert large.sha256 == held.sha256
+    # Other records, another prompt: other rows.
+    WRITERS["named"](tmp_path / "named", RECORDS[:10])
+    assert len(own(tmp_path, toy("named")).tasks[0].train) == 8
+    other = own(tmp_path, toy("named").replace("Q:", "What:")).tasks[0]
+    assert other.train[0].input.startswith("What:")
+
+
+def test_a_data_set_without_splits_takes_no_split(tmp_path: Path) -> None:
+    WRITERS["plain"](tmp_path / "plain", RECORDS)
+    with pytest.raises(UserError, match=r"plain, split train: .* leave 'split' out"):
+        own(tmp_path, toy("{path: plain, split: train}"))
+
+
+@pytest.mark.parametrize("place", ["a.csv", "named"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Q: {text}", "What: {text}"),
+        ('"{label}"', '"It is {label}"'),
+        ("classification", "generation, metric: exact_match"),
+        ("prompt:", "metric: rouge_l, prompt:"),
+        ("prompt:", "test_share: 0.3, prompt:"),
+    ],
+)
+def test_another_description_is_other_data(tmp_path: Path, place: str, old: str, new: str) -> None:
+    WRITERS[place](tmp_path / place, RECORDS)
+    first, again, other = (
+        own(tmp_path, tasks).tasks[0].sha256
+        for tasks in (toy(place), toy(place), toy(place).replace(old, new, 1))
+    )
+    assert first == again
+    assert all(first[split] != other[split] for split in ("train", "test"))
 
 
 def test_rows_of_data_sets_are_told_by_number(tmp_path: Path) -> None:
@@ -248,7 +311,7 @@ def test_closed_answers_are_held_out_in_their_shares(share: float) -> None:
     by_input = {row.input: row.output for row in rows}
     counts = Counter(by_input[text] for text in held(rows, share))
     assert (counts["a"], counts["b"]) == (100 * share, 40 * share)
-    assert counts["rare"] == (share > 0.5)
+    assert counts["rare"] == 0, "what train has none of cannot be learnt"
     assert len(held(rows, share, closed=False)) == round(141 * share)
 
 
@@ -278,10 +341,23 @@ def test_a_tolerant_reading_tells_that_no_test_could_be_held_out(tmp_path: Path)
     (tmp_path / "tasks.yaml").write_text(toy("a.csv"))
     (task,) = read_own_tasks(tmp_path / "tasks.yaml", tolerant=True)
     assert set(task.splits) == {"train"}
-    first, second = task.splits["train"].problems
-    assert "line 3: 'label' is '7', for which words has no word; it knows 0, 1." in first
-    assert "too few to hold" in second
+    (told,) = task.splits["train"].problems
+    assert "line 3: 'label' is '7', for which words has no word; it knows 0, 1." in told
+    assert task.splits["train"].num_problems == 1
     with pytest.raises(UserError, match="line 3"):
+        read_own_tasks(tmp_path / "tasks.yaml")
+
+
+def test_a_tolerant_reading_tells_of_a_missing_file_and_reads_the_others(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", RECORDS)
+    (tmp_path / "tasks.yaml").write_text(toy("gone.csv") + toy("a.csv", name="other"))
+    gone, other = read_own_tasks(tmp_path / "tasks.yaml", tolerant=True)
+    assert set(gone.splits) == {"train"}
+    train = gone.splits["train"]
+    assert (tuple(train.rows), train.num_problems) == ((), 1)
+    assert f"{tmp_path / 'gone.csv'}, but there is no such file" in train.problems[0]
+    assert len(other.splits["train"].rows) == 16
+    with pytest.raises(UserError, match="no such file"):
         read_own_tasks(tmp_path / "tasks.yaml")
 
 

@@ -49,7 +49,7 @@ def test_the_least_that_describes_a_task(tmp_path: Path) -> None:
     assert (task.name, task.kind, task.metric, task.test_share) == (
         "toy", "classification", "exact_match", 0.2
     )  # fmt: skip
-    assert task.places == {"train": Place(path=tmp_path / "toy.csv", split="train")}
+    assert task.places == {"train": Place(path=tmp_path / "toy.csv")}
     assert (task.layout.prompt.text, task.layout.answer.text) == ("Q: {text}", "{label}")
     assert (task.layout.words, task.layout.choices, task.layout.id) == ({}, [], None)
 
@@ -96,7 +96,7 @@ def test_choices_are_lettered_or_texts(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_places(tmp_path: Path, value: str, place: dict[str, Any]) -> None:
-    expected: dict[str, Any] = {"split": "dev", **place}
+    expected: dict[str, Any] = {**place}
     if "path" in place:
         expected["path"] = tmp_path / place["path"]
     assert toy(tmp_path, f"dev: {value}").places["dev"] == Place(**expected)
@@ -181,9 +181,34 @@ def test_a_folder_with_the_file_in_it_is_told(tmp_path: Path) -> None:
 
 
 def test_splits_of_a_saved_folder_are_other_rows(tmp_path: Path) -> None:
-    task = toy(tmp_path, start=GOOD.replace("toy.csv", "saved\n    test: saved"))
-    assert task.places["train"].split == "train"
-    assert task.places["test"].split == "test"
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "dataset_dict.json").write_text("{}")
+    places = toy(tmp_path, start=GOOD.replace("toy.csv", "saved\n    test: saved")).places
+    assert places["train"] == places["test"] == Place(path=tmp_path / "saved")
+    same = GOOD.replace("toy.csv", "saved\n    test: {path: saved, split: train}")
+    assert "'train' and 'test' are the same rows" in refusals(tmp_path, same)[0]
+
+
+@pytest.mark.parametrize("other", ["data/../toy.csv", "./toy.csv", "link.csv"])
+def test_one_file_by_two_names_is_the_same(tmp_path: Path, other: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "toy.csv").touch()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "toy.csv")
+    for split, hint in (("test", True), ("dev", False)):
+        (told,) = refusals(tmp_path, GOOD.replace("toy.csv", f"toy.csv\n    {split}: {other}"))
+        assert f"'train' and '{split}' are the same rows" in told
+        assert ("leave 'test' out" in told) == hint
+
+
+def test_a_saved_data_set_without_splits_is_the_same_rows_for_all(tmp_path: Path) -> None:
+    (tmp_path / "saved").mkdir()
+    (told,) = refusals(tmp_path, GOOD.replace("toy.csv", "saved\n    test: saved"))
+    assert "'train' and 'test' are the same rows" in told
+
+
+def test_a_file_has_no_split(tmp_path: Path) -> None:
+    (told,) = refusals(tmp_path, GOOD.replace("toy.csv", "{path: toy.csv, split: train}"))
+    assert "'train': a file has no splits of its own: leave 'split' out." in told
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,12 @@ def test_a_template_names_columns_and_keeps_braces() -> None:
     assert template.filled({"a": "{b}", "b c": "{"}) == '{b} {"x": 1} {{b}'
 
 
+def test_columns_may_be_named_by_numbers() -> None:
+    record = {"0": "x", "1": "a", "-1": "b"}
+    made = layout("Q: {0} {{0}} {-1}", "{1}")(record, 1)
+    assert (made.input, made.output) == ("Q: x {0} b", "a")
+
+
 def test_columns_fill_prompt_and_answer_and_number_the_row() -> None:
     made = layout("{a}|{b}\n", "{label}: {b}")(
         {"a": " x ", "b": "y", "label": "ü", "more": None}, 7
