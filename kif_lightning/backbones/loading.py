@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import httpx
 import huggingface_hub
 import torch
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from kif_lightning.backbones.tokens import Truncation
 from kif_lightning.errors import MissingPartError, UserError, require_choice, require_count
+from kif_lightning.online import hub_answers
 
 log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,7 +122,7 @@ class Pretrained:
         if self.path is not None or self.source != "hub":
             return
         cached = huggingface_hub.try_to_load_from_cache(self.hub_name, "config.json")
-        if not isinstance(cached, str) and not _hub_answers():
+        if not isinstance(cached, str) and not hub_answers():
             raise self._unreachable()
 
     def load_pretrained(self, auto_class: type) -> nn.Module:
@@ -176,7 +176,7 @@ class Pretrained:
                     f"The model of backbone {self.name} could not be read from "
                     f"{self.path or self.package or where}: {_first_line(error)}"
                 ) from error
-            if not _hub_answers():
+            if not hub_answers():
                 raise self._unreachable() from error
         log.info("Downloading %s from the hub", self.hub_name)
         transformers_logging.enable_progress_bar()
@@ -233,17 +233,6 @@ class Pretrained:
 def bundled_folder(name: str) -> Path:
     """The folder of a bundled model, for ``from_pretrained``."""
     return Path(__file__).parent / name
-
-
-def _hub_answers() -> bool:
-    """One short look, as the hub's own client goes on trying for a minute."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5)
-    except httpx.HTTPError:
-        return False
-    return True
 
 
 def _sha256(file: Path) -> str:

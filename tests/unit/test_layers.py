@@ -24,6 +24,7 @@ SIDE: dict[str, tuple[str, ...]] = {
     # Units beside the stack -> what they may import of the package.
     "storage": ("__init__", "errors"),
     "paths": ("__init__", "errors"),
+    "online": ("__init__",),
     "reporting": ("__init__", "errors", "metrics", "storage", "paths"),
 }
 LAYER_OF = {unit: layer for layer, units in LAYERS.items() for unit in units}

@@ -9,8 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import httpx
-import huggingface_hub
 import pyarrow as pa
 import torch
 from datasets import ClassLabel, IterableDataset, load_dataset
@@ -22,6 +20,7 @@ from kif_lightning.benchmarks.files import named
 from kif_lightning.benchmarks.hub.drawing import Pair
 from kif_lightning.benchmarks.hub.recipes import Recipe
 from kif_lightning.errors import MissingPartError, UserError
+from kif_lightning.online import hub_answers
 from kif_lightning.seeding import generator
 
 Record = Mapping[str, Any]
@@ -244,14 +243,3 @@ def _in_clone(mirror: Path, recipe: Recipe) -> Path | None:
         if (folder / file).is_file():
             return folder / file
     return None
-
-
-def hub_answers() -> bool:
-    """One short look, as the hub's own client goes on trying for a minute."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        httpx.head(huggingface_hub.constants.ENDPOINT, timeout=5)
-    except httpx.HTTPError:
-        return False
-    return True

@@ -27,6 +27,7 @@ from kif_lightning.benchmarks.rows import (
 from kif_lightning.benchmarks.table import Places
 from kif_lightning.errors import MissingPartError, UserError
 from kif_lightning.interfaces import Row, SourceTask, Split, Task
+from kif_lightning.online import hub_answers
 
 LISTED = "listed"
 """The order in which the file names the tasks."""
@@ -206,8 +207,6 @@ def _dataset_records(place: Place, split: str) -> tuple[str, str, Records]:
     from datasets import ClassLabel, DatasetDict, load_dataset, load_from_disk
     from datasets.exceptions import DatasetsError
     from datasets.utils.logging import CRITICAL, disable_progress_bar, set_verbosity
-
-    from kif_lightning.benchmarks.hub.source import hub_answers
 
     # It logs what it raises, and shows bars of its own.
     set_verbosity(CRITICAL)

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from kif_lightning.benchmarks import rows as rows_module
-from kif_lightning.benchmarks.hub import source
 from kif_lightning.benchmarks.own import OwnBenchmark, benchmark, read_own_tasks
 from kif_lightning.benchmarks.own.benchmark import test_indices as held_out
 from kif_lightning.benchmarks.table import RowTable
@@ -100,7 +99,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return classed(RECORDS)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(source, "hub_answers", lambda: True)
+    monkeypatch.setattr(benchmark, "hub_answers", lambda: True)
     test = "test: {hub: b/c, config: d, split: validation, revision: e1}"
     (task,) = own(tmp_path, toy("hub:a/b", test)).tasks
     assert asked == [("a/b", None, "train", None), ("b/c", "d", "validation", "e1")]
@@ -124,7 +123,7 @@ def test_a_data_set_that_cannot_be_had_is_told(
         raise error
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(source, "hub_answers", lambda: True)
+    monkeypatch.setattr(benchmark, "hub_answers", lambda: True)
     with pytest.raises(UserError, match=r"a/b, split train cannot be had \(") as told:
         own(tmp_path, toy("hub:a/b"))
     assert str(error).split()[-1] in str(told.value)
@@ -135,7 +134,7 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: classed(RECORDS))
-    monkeypatch.setattr(source, "hub_answers", lambda: False)
+    monkeypatch.setattr(benchmark, "hub_answers", lambda: False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match="a/b, split train cannot be had, as the hub"):
         own(tmp_path, toy("hub:a/b"))
