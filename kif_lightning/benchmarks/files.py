@@ -181,7 +181,8 @@ def _header_mistake(names: list[str]) -> str:
     if len(set(names)) < len(names) or not all(names):
         return f"expected a header of different column names, got {names!r:.80}"
     if len(names) == 1 and set(names[0]) & set(";\t,"):
-        return f"expected commas (.csv) or tabs (.tsv) between column names, got {names[0]!r:.80}"
+        told = "expected commas (.csv) or tabs (.tsv) between column names, got"
+        return f"{told} {names[0]!r:.80}: save the file so"
     return ""
 
 

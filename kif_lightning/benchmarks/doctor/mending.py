@@ -180,7 +180,7 @@ def write_fixed(
             "folder elsewhere."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"The corrected copy needs a new or an empty folder, but {out} is none.")
+        raise UserError(f"The corrected copy needs a new or an empty folder, but there is {out}.")
     counts: dict[str, dict[str, int]] = {}
     described: dict[str, dict[str, Any]] = defaultdict(dict)
     try:

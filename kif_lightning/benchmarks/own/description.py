@@ -265,8 +265,10 @@ def _require_choices_match(
     prompt: Template | None,
     answer: Template | None,
 ) -> None:
-    if (kind == "multiple_choice") != bool(choices):
-        raise UserError("'choices' (columns, or one with a list) belongs to kind: multiple_choice.")
+    if kind == "multiple_choice" and not choices:
+        raise UserError("'choices' is missing: name the columns of the choices, or one of lists.")
+    if kind != "multiple_choice" and choices:
+        raise UserError("'choices' goes with kind: multiple_choice only: leave it out.")
     if not choices:
         if "answer_as" in entry:
             raise UserError("'answer_as' goes with 'choices' only: leave it out.")

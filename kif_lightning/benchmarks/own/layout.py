@@ -142,7 +142,11 @@ class Layout:
         # Public sets hold {"text": [...], "label": [...]} as well as plain lists.
         found = found.get("text", found) if isinstance(found, dict) else found
         if not isinstance(found, list) or not 2 <= len(found) <= MOST_CHOICES:
-            raise UserError(f"'{column}' must hold a list of 2 to 26 choices, got {found!r:.60}.")
+            hint = " (CSV holds no lists: name a column for each choice, or use JSON lines)"
+            raise UserError(
+                f"'{column}' must hold a list of 2 to {MOST_CHOICES} choices, got {found!r:.60}"
+                f"{hint if isinstance(found, str) else ''}."
+            )
         return [text_of({column: choice}, column, "choices").strip() for choice in found]
 
     def _chosen(self, choices: list[str], value: str, given: Any) -> str:

@@ -247,8 +247,8 @@ def test_a_file_has_no_split(tmp_path: Path) -> None:
         ("kind", "words: [a]\n    kind", "'words' must map values to answer words"),
         ("kind", "words: {a: [b]}\n    kind", "'words' must map each value to one text"),
         ("kind", "words: {a: }\n    kind", "'words' must map each value to one text"),
-        ("kind", "choices: [a, b]\n    kind", "'choices' (columns, or one with a list) belongs to"),
-        ("classification", "multiple_choice", "'choices' (columns, or one with a list) belongs to"),
+        ("kind", "choices: [a, b]\n    kind", "'choices' goes with kind: multiple_choice only"),
+        ("classification", "multiple_choice", "'choices' is missing"),
         ("kind", "answer_as: letter\n    kind", "'answer_as' goes with 'choices' only"),
     ],
 )
