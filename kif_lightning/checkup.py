@@ -20,7 +20,13 @@ from tqdm.auto import tqdm
 
 from kif_lightning.assembly import Parts
 from kif_lightning.benchmarks.doctor import TaskReport, examine, report_json
-from kif_lightning.benchmarks.folder import KINDS, read_folder, read_manifest, task_names
+from kif_lightning.benchmarks.folder import (
+    DEFAULT_TASK,
+    KINDS,
+    read_manifest,
+    read_task,
+    task_names,
+)
 from kif_lightning.benchmarks.own import read_own_tasks
 from kif_lightning.benchmarks.own.description import METRIC_OF_KIND
 from kif_lightning.benchmarks.rows import distinct_outputs
@@ -144,7 +150,9 @@ def _read_tasks(path: Path, kind: str | None) -> Described:
     tasks, undescribed = [], []
     for folder in folders:
         described = read_manifest(folder)
-        for task in read_folder(folder, task_names(folder), tolerant=True):
+        for place in (folder / name for name in task_names(folder)):
+            description = {**DEFAULT_TASK, **described.get(place.name, {})}
+            task = read_task(place, description, tolerant=True)
             name = task.name if folder == path else f"{folder.name}/{task.name}"
             if task.name not in described:
                 task = _as_kind(task, kind)

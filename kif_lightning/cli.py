@@ -119,7 +119,7 @@ def doctor(
         console.console.print(splits_table(report))
         console.console.print(findings_table(report))
         if report["findings"]:
-            console.say("(Indented: the ids of some of the rows.)")
+            console.say("(Indented: some of the rows, by their ids.)")
         if described.undescribed and kind is None:
             console.say(
                 f"No manifest describes {', '.join(described.undescribed)}: their kind was guessed "

@@ -185,11 +185,15 @@ class ContinualDataModule(LightningDataModule):
         for task in self.training_tasks:
             held_out = self.num_held_out(task)
             if len(task.train) <= held_out:
+                mend = "use more rows (benchmark.train_rows)"
+                if self.held_out_share is None:
+                    mend = (
+                        "hold a share of them out instead (method.selection.num_held_out=null "
+                        "method.selection.held_out_share=0.1)"
+                    )
                 raise UserError(
                     f"Task {task.name} has {len(task.train)} train rows, but {held_out} are to be "
-                    "held out: hold a share of them out instead "
-                    "(method.selection.num_held_out=null method.selection.held_out_share=0.1), "
-                    "or take method/selection=none."
+                    f"held out: {mend}, or take method/selection=none."
                 )
         without = [task.name for task in self.test_tasks if not task.dev]
         if self.look_at_dev and without:

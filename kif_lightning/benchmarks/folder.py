@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -121,12 +121,3 @@ def _object(value: Any, expected: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{expected} a JSON object, got {value!r:.40}.")
     return value
-
-
-def read_folder(folder: Path, names: Sequence[str], *, tolerant: bool = False) -> list[SourceTask]:
-    """Tasks of a folder as its manifest describes them; others count as generation by ROUGE-L."""
-    described = read_manifest(folder)
-    return [
-        read_task(folder / name, {**DEFAULT_TASK, **described.get(name, {})}, tolerant=tolerant)
-        for name in names
-    ]

@@ -113,7 +113,10 @@ def _version(path: Path) -> tuple[int, int]:
 
 def _unless_changed(path: Path, before: tuple[int, int], rows: Iterator[Row]) -> Iterator[Row]:
     """The rows; what is read of a changing file must not be kept as the one that was hashed."""
-    yield from rows
+    try:
+        yield from rows
+    except OSError as error:
+        raise UserError(f"{path} cannot be read to its end ({error.strerror or error}).") from error
     if not path.is_file() or _version(path) != before:
         raise UserError(f"{path} changed while it was read: try again once it is written.")
 
@@ -130,22 +133,29 @@ def hold(
         size: bytes that are known to come; more than :data:`IN_MEMORY` go to Arrow at once.
     """
     key = hashlib.sha256(json.dumps([2, *decides]).encode()).hexdigest()[:32]
-    stored = cache_dir() / "rows" / f"{key}.arrow"
+    file = cache_dir() / "rows" / f"{key}.arrow"
     # What cannot be read back counts as not there.
     with suppress(OSError, pa.ArrowException, ValueError, KeyError):
-        return _stored(stored)
+        return stored(file)
     first: list[Row] = []
     weight = size if size > IN_MEMORY else 0
     for row in rows:
         first.append(row)
         weight += len(row.input) + len(row.output) + BYTES_A_ROW
         if weight > IN_MEMORY:
-            write_arrow(stored, chain(first, rows), problems)
-            return _stored(stored)
+            write_arrow(file, chain(first, rows), problems)
+            return stored(file)
     return tuple(first), problems
 
 
-def _stored(path: Path) -> tuple[RowTable, Problems]:
+def stored(path: Path) -> tuple[RowTable, Problems]:
+    """The rows that :func:`write_arrow` wrote, and what could not be read of their source.
+
+    Raises:
+        OSError: there is no such file.
+        KeyError: it is not whole.
+        ValueError: it is damaged; pyarrow's own errors too.
+    """
     table = RowTable.mapped(path)
     # Stands with the last batch: without it the file is not whole.
     told, number = json.loads((table.table.schema.metadata or {})[_PROBLEMS])

@@ -45,7 +45,7 @@ class SelectBestStep(Callback):
         rows: Literal["held_out", "dev"] = "held_out",
         num_held_out: int | None = None,
         held_out_share: float | None = None,
-        every_steps: int = 40,
+        every_steps: int = 10,
         importance: Literal["selected", "last"] = "selected",
         patience: int | None = None,
     ) -> None:

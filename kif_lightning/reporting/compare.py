@@ -29,6 +29,7 @@ Imported runs do not have all of them: of each pair, the keys that both have are
 DEV_FILES = "data_sha256 of dev"
 Results = Mapping[str, Any]
 IMPORTED = " (imported)"
+ABSENT = "absent"
 VS_SINGLE = "forward_transfer_vs_single_task"
 MAX_COLUMNS = 6
 """Runs whose tasks are shown side by side; more would not fit a terminal."""
@@ -167,11 +168,17 @@ def _difference(name: str, found: Results, results: Iterable[Results]) -> str:
     keys = [
         key
         for key in sorted({key for other in alike for key in other})
-        if any(other.get(key) != own.get(key) for other in alike)
+        if any(other.get(key, ABSENT) != own.get(key, ABSENT) for other in alike)
     ]
-    # What others have and this one has not is told by their labels; a class by its settings.
-    telling = [key for key in keys if key in own and not key.endswith("_target_")] or keys
+    # What others have and this one has not is told by their labels.
+    telling = [key for key in keys if key in own and not _told_by_others(key, keys)] or keys
     return ", ".join(f"{key}={own.get(key)}" for key in telling)
+
+
+def _told_by_others(key: str, keys: Sequence[str]) -> bool:
+    """Whether it is a class whose settings differ too, which tell as much in plainer words."""
+    part = key.removesuffix("_target_")
+    return part != key and any(k.startswith(part) and k != key for k in keys)
 
 
 def _settings(found: Results) -> Any:

@@ -401,3 +401,13 @@ def test_the_readme_shows_the_example_of_own_tasks() -> None:
     root = CONF.parent
     example = (root / "examples" / "own_tasks" / "tasks.yaml").read_text(encoding="utf-8")
     assert f"```yaml\n{example}```" in (root / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("selection", of_group("method/selection"))
+def test_kif_official_goes_with_every_selection(selection: str) -> None:
+    """Its own one is an option like the others, so that nothing of it stays behind."""
+    own = composed("method=kif_official").method.selection
+    assert (own.num_held_out, own.held_out_share, own.every_steps) == (100, None, 40)
+    assert own.importance == "last"
+    other = composed("method=kif_official", f"method/selection={selection}").method.selection
+    assert other == composed("method=kif", f"method/selection={selection}").method.selection

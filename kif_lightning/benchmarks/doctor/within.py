@@ -66,10 +66,17 @@ class SplitChecks:
         return shown(row.id, row.output)
 
     def with_same(self, other: Scan) -> Callable[[int], str]:
-        """Tells the row with the first one of the other split that has the same input."""
+        """Tells the row with the first one of the other split that has the same input.
+
+        Within a split: the same output too.
+        """
+        within = other is self.scan
 
         def tell(place: int) -> str:
-            first = int(np.argmax(other.inputs == self.scan.inputs[place]))
+            same = other.whole & (other.inputs == self.scan.inputs[place])
+            if within:
+                same &= other.outputs == self.scan.outputs[place]
+            first = int(np.argmax(same))
             return f"{self.id(place)}, as {other.rows[first].id}"
 
         return tell

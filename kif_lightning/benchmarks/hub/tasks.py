@@ -33,8 +33,7 @@ from kif_lightning.benchmarks.hub.drawing import (
 )
 from kif_lightning.benchmarks.hub.recipes import COLLECTIONS
 from kif_lightning.benchmarks.hub.source import Source
-from kif_lightning.benchmarks.rows import sha256_of, write_arrow
-from kif_lightning.benchmarks.table import RowTable
+from kif_lightning.benchmarks.rows import sha256_of, stored, write_arrow
 from kif_lightning.errors import (
     UserError,
     collecting_errors,
@@ -160,7 +159,7 @@ def _kept(folder: Path) -> dict[str, Split] | None:
     try:
         sha256 = json.loads((folder / _PROVENANCE).read_text(encoding="utf-8"))["sha256"]
         return {
-            split: Split(rows=RowTable.mapped(folder / f"{split}.arrow"), sha256=value)
+            split: Split(rows=stored(folder / f"{split}.arrow")[0], sha256=value)
             for split, value in sha256.items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):

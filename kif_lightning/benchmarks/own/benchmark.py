@@ -122,7 +122,11 @@ def source_task(task: TaskDescription, *, tolerant: bool = False) -> SourceTask:
 
 
 def test_indices(task: str, rows: Sequence[Row], share: float, closed_answers: bool) -> Places:
-    """Which rows are held out for test, ascending; some input of every answer stays in train.
+    """Which rows are held out for test, ascending; of each answer's inputs one at least stays.
+
+    Answers too rare for the share lend theirs to each other: of those with the largest remainder
+    one input more is held out, until the whole share is. An input of several answers counts for
+    one of them.
 
     Raises:
         UserError: there are too few different inputs to have both.
@@ -141,14 +145,28 @@ def test_indices(task: str, rows: Sequence[Row], share: float, closed_answers: b
     np.minimum.at(answers, input_of, pairs["answer"])
     held_out = np.zeros(len(inputs), np.bool_)
     starts = np.unique(np.sort(answers), return_index=True)[1][1:]
-    for of_answer in np.split(np.argsort(answers, kind="stable"), starts):
-        held_out[of_answer[: min(round(share * len(of_answer)), len(of_answer) - 1)]] = True
+    groups = np.split(np.argsort(answers, kind="stable"), starts)
+    for of_answer, number in zip(groups, _shares([len(g) for g in groups], share), strict=True):
+        held_out[of_answer[:number]] = True
     if not held_out.any():
         raise UserError(
             f"Task {task} has {len(inputs)} different inputs, too few to hold {share:g} of them "
             "out for test: give it a test split or more rows."
         )
     return np.flatnonzero(held_out[input_of])
+
+
+def _shares(sizes: Sequence[int], share: float) -> list[int]:
+    """How many of each group, one less than all at most; in sum as near to the share as can be."""
+    quotas = [share * size for size in sizes]
+    numbers = [min(int(quota), size - 1) for quota, size in zip(quotas, sizes, strict=True)]
+    missing = round(share * sum(sizes)) - sum(numbers)
+    remainders = [quota - int(quota) for quota in quotas]
+    for group in sorted(range(len(sizes)), key=lambda i: -remainders[i]):
+        if missing > 0 and remainders[group] > 0 and numbers[group] < sizes[group] - 1:
+            numbers[group] += 1
+            missing -= 1
+    return numbers
 
 
 def _number(text: str) -> int:
@@ -223,7 +241,8 @@ def _dataset_records(place: Place, split: str) -> tuple[str, str, Records]:
         else:
             data = load_from_disk(str(place.path))
     # RuntimeError: a data set that is a script.
-    except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
+    # IndexError: a saved folder without rows.
+    except (OSError, ValueError, LookupError, RuntimeError, DatasetsError) as error:
         told = " ".join(str(error).split())[:200]
         raise UserError(f"{where} cannot be had ({type(error).__name__}: {told}).") from error
     if isinstance(data, DatasetDict):

@@ -285,3 +285,25 @@ def test_the_command_tells_mistakes_in_a_sentence(tmp_path: Path) -> None:
     both = CliRunner().invoke(app, ["compare", str(done), str(other)])
     assert both.exit_code == 0
     assert "80.0 -> 30.0" in both.output
+
+
+def test_a_class_tells_runs_apart_where_nothing_else_does(tmp_path: Path) -> None:
+    def run(name: str, units: str, tau: float) -> Path:
+        settings = {"units": {"_target_": units}, "rule": {"_target_": "Adaptive", "tau": tau}}
+        return folder(tmp_path / name, record("kif_like", method_settings=settings))
+
+    runs = [run("a", "rank", 0.1), run("b", "matrix", 0.1), run("c", "rank", 0.2)]
+    labels = [group.label for group in read_runs(runs)]
+    assert len(set(labels)) == 3
+    assert "units._target_=matrix" in labels[1]
+
+
+def test_settings_tell_more_plainly_than_their_class(tmp_path: Path) -> None:
+    def run(name: str, selection: dict[str, Any] | None) -> Path:
+        return folder(tmp_path / name, record("kif_like", method_settings={"selection": selection}))
+
+    runs = [run("a", None), run("b", {"_target_": "SelectBestStep", "patience": 3})]
+    assert [group.label for group in read_runs(runs)] == [
+        "kif_like (selection=None)",
+        "kif_like (selection.patience=3)",
+    ]

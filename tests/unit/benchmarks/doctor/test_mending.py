@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kif_lightning.benchmarks.doctor import examine, fix, mending, write_fixed
-from kif_lightning.benchmarks.folder import read_folder, task_names
+from kif_lightning.benchmarks.folder import read_manifest, read_task, task_names
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row, SourceTask
 from tests.helpers.defects import Draft, row, spoilt
@@ -171,7 +171,8 @@ def test_a_task_of_which_nothing_is_left_is_refused(tmp_path: Path) -> None:
 
 
 def read(folder: Path) -> list[SourceTask]:
-    return read_folder(folder, task_names(folder))
+    described = read_manifest(folder)
+    return [read_task(folder / name, described[name]) for name in task_names(folder)]
 
 
 def test_the_copy_reads_as_any_folder(tmp_path: Path) -> None:

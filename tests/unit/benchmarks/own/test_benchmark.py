@@ -367,3 +367,16 @@ def test_dev_is_read_where_it_is_named(tmp_path: Path) -> None:
     assert len(task.dev) == 20
     assert own(tmp_path, toy("a.csv")).tasks[0].dev == ()
     assert benchmark.LISTED == "listed"
+
+
+def test_rare_answers_lend_their_shares_to_each_other() -> None:
+    rows = some_rows({f"answer {i}": 2 for i in range(150)})
+    places = held_out("toy", rows, 0.2, True)
+    assert len(places) == 60
+    assert max(Counter(rows[i].output for i in places).values()) == 1
+
+
+def test_a_saved_folder_without_rows_is_told(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"text": [], "label": []}).save_to_disk(str(tmp_path / "plain"))
+    with pytest.raises(UserError, match=r"plain, split train"):
+        own(tmp_path, toy("plain"))
