@@ -33,7 +33,7 @@ from kif_lightning.benchmarks.rows import distinct_outputs
 from kif_lightning.errors import MissingPartError, UserError, nearest_names, require_choice
 from kif_lightning.interfaces import Row, SourceTask, Split, Task
 from kif_lightning.metrics.text import normalise_answer
-from kif_lightning.paths import cache_dir, conf_dir
+from kif_lightning.paths import cache_dir, conf_dir, option_names
 from kif_lightning.storage import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -72,8 +72,7 @@ def named_backbone(option: str) -> Any:
         UserError: there is none of that name, or it cannot be had.
     """
     name, _, copied = option.partition("=")
-    folder = Path(conf_dir()) / "backbone"
-    known = [path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_")]
+    known = option_names("backbone")
     if name not in known:
         raise UserError(f"--backbone={name}: {nearest_names(name, known)}.")
     with initialize_config_dir(conf_dir(), version_base="1.3"):

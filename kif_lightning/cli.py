@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir
+from kif_lightning.paths import conf_dir, option_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 SLOTS = (
@@ -201,12 +201,6 @@ def _telling_mistakes() -> Iterator[None]:
     except UserError as error:
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False)
         raise typer.Exit(2) from error
-
-
-def option_names(group: str) -> list[str]:
-    """The options of a config group, without the shared bases (leading underscore)."""
-    folder = Path(conf_dir()) / group
-    return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
 
 
 DECLARED = (

@@ -13,6 +13,12 @@ def conf_dir() -> str:
     raise FileNotFoundError("The config tree of kif_lightning is missing: reinstall the package.")
 
 
+def option_names(group: str) -> list[str]:
+    """The options of a config group, without the shared bases (leading underscore)."""
+    folder = Path(conf_dir()) / group
+    return sorted(path.stem for path in folder.glob("*.yaml") if not path.stem.startswith("_"))
+
+
 def cache_dir() -> Path:
     """``$KIF_CACHE``, else ``$XDG_CACHE_HOME/kif_lightning``, else ``~/.cache/kif_lightning``."""
     own = os.environ.get("KIF_CACHE")

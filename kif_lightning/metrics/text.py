@@ -67,34 +67,19 @@ class TextScore(Protocol):
         """Each row's score, percent, in the order the rows came."""
 
 
-class ExactMatch(Metric):
-    """Share of predictions equal to the reference after normalisation, in percent.
-
-    Args:
-        normalisation: ``sapt`` or ``raw``, see :func:`normalise_answer`.
-
-    Raises:
-        UserError: another normalisation.
-    """
+class _ShareRight(Metric):
+    """Share of rows that are right, in percent; what is right is the matter of ``update``."""
 
     is_differentiable = False
     higher_is_better = True
     full_state_update = False
     matches: list[Tensor]
 
-    def __init__(self, normalisation: Normalisation = "sapt", **kwargs: Any) -> None:
+    def __init__(self, name: str, normalisation: Normalisation, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        require_choice("exact_match.normalisation", normalisation, _NORMALISATIONS)
+        require_choice(f"{name}.normalisation", normalisation, _NORMALISATIONS)
         self.normalisation: Normalisation = normalisation
         self.add_state("matches", default=[], dist_reduce_fx="cat")
-
-    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
-        """Count predictions (N,) against references (N,)."""
-        equal = [
-            normalise_answer(p, self.normalisation) == normalise_answer(t, self.normalisation)
-            for p, t in zip(preds, target, strict=True)
-        ]
-        self.matches.append(torch.tensor(equal, dtype=torch.float64))
 
     def compute(self) -> Tensor:
         """Mean over rows, percent."""
@@ -105,7 +90,29 @@ class ExactMatch(Metric):
         return (100.0 * dim_zero_cat(self.matches)).tolist()
 
 
-class JointGoalAccuracy(Metric):
+class ExactMatch(_ShareRight):
+    """Share of predictions equal to the reference after normalisation, in percent.
+
+    Args:
+        normalisation: ``sapt`` or ``raw``, see :func:`normalise_answer`.
+
+    Raises:
+        UserError: another normalisation.
+    """
+
+    def __init__(self, normalisation: Normalisation = "sapt", **kwargs: Any) -> None:
+        super().__init__("exact_match", normalisation, **kwargs)
+
+    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
+        """Count predictions (N,) against references (N,)."""
+        equal = [
+            normalise_answer(p, self.normalisation) == normalise_answer(t, self.normalisation)
+            for p, t in zip(preds, target, strict=True)
+        ]
+        self.matches.append(torch.tensor(equal, dtype=torch.float64))
+
+
+class JointGoalAccuracy(_ShareRight):
     """Share of dialogue turns whose whole state is right, in percent (dialogue state tracking).
 
     A turn is right when the set of its (slot, value) pairs is the reference's, see
@@ -118,16 +125,8 @@ class JointGoalAccuracy(Metric):
         UserError: another normalisation; in ``update`` a reference that is no state.
     """
 
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    matches: list[Tensor]
-
     def __init__(self, normalisation: Normalisation = "sapt", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        require_choice("joint_goal_accuracy.normalisation", normalisation, _NORMALISATIONS)
-        self.normalisation: Normalisation = normalisation
-        self.add_state("matches", default=[], dist_reduce_fx="cat")
+        super().__init__("joint_goal_accuracy", normalisation, **kwargs)
 
     def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
         """Count predicted states (N,) against references (N,)."""
@@ -146,14 +145,6 @@ class JointGoalAccuracy(Metric):
                 f"once, got {text!r}: mend the row or choose another metric for its task."
             )
         return state
-
-    def compute(self) -> Tensor:
-        """Mean over turns, percent."""
-        return 100.0 * dim_zero_cat(self.matches).mean()
-
-    def row_scores(self) -> list[float]:
-        """100 or 0 for each turn."""
-        return (100.0 * dim_zero_cat(self.matches)).tolist()
 
 
 class RougeL(ROUGEScore):

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from kif_lightning import launch
-from kif_lightning.cli import option_names
 from kif_lightning.interfaces import Row, Task
+from kif_lightning.paths import option_names
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.runner import StreamRunner
 from kif_lightning.storage import flat
