@@ -50,12 +50,18 @@ class StepPlan(Sampler[MicroBatch]):
         self.seed = seed
         self.purpose = purpose
         self.epoch = 0
+        self.start = 0
+        """Micro-batches to leave out at the beginning of the next iteration, and no later one."""
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch; every epoch has an order of its own."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        start, self.start = self.start, 0
+        return itertools.islice(self._all(), start, None)
+
+    def _all(self) -> Iterator[MicroBatch]:
         draw = generator(self.seed, *self.purpose, self.epoch)
         order = torch.randperm(len(self.answer_tokens), generator=draw).tolist()
         for start in range(0, len(order), self.batch_size):
@@ -72,6 +78,42 @@ class StepPlan(Sampler[MicroBatch]):
         full, rest = divmod(len(self.answer_tokens), self.batch_size)
         per_step = -(-self.batch_size // self.micro_batch_size)
         return full * per_step + -(-rest // self.micro_batch_size)
+
+
+class TrainingLoader(DataLoader[Any]):
+    """Knows how many batches of its epoch it has handed out, and goes on after so many.
+
+    Lightning saves and restores this position with the rest of a training.
+    """
+
+    handed_out = 0
+    _skipped = 0
+
+    def __iter__(self) -> Any:
+        iterator = super().__iter__()  # draws from torch's global generator: now, not later
+        return self._counting(iterator)
+
+    def _counting(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
+        self.handed_out = self.plan.start = self._skipped
+        self._skipped = 0
+        for batch in iterator:
+            self.handed_out += 1
+            yield batch
+        self.handed_out = 0
+
+    @property
+    def plan(self) -> StepPlan:
+        """The order of its batches."""
+        plan: Any = self.sampler
+        return plan
+
+    def state_dict(self) -> dict[str, int]:
+        """The position in the present epoch."""
+        return {"handed_out": self.handed_out}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next epoch's iteration after so many batches."""
+        self._skipped = state["handed_out"]
 
 
 class _TrainingBatches(Dataset[Batch]):
@@ -281,7 +323,7 @@ class ContinualDataModule(LightningDataModule):
         for i in chosen:
             yield dataset[MicroBatch((i,), len(examples[i].answer_ids), 1, 1)]
 
-    def _loader(self, examples: Sequence[Example], purpose: tuple[str, ...]) -> DataLoader[Any]:
+    def _loader(self, examples: Sequence[Example], purpose: tuple[str, ...]) -> TrainingLoader:
         plan = StepPlan(
             answer_tokens=[len(example.answer_ids) for example in examples],
             batch_size=self.batch_size,
@@ -290,7 +332,7 @@ class ContinualDataModule(LightningDataModule):
             purpose=purpose,
         )
         dataset = _TrainingBatches(self.backbone, examples)
-        return DataLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
+        return TrainingLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
 
     def selection_dataloader(self) -> DataLoader[Any]:
         """The held-out rows of the present task, or its dev rows; ``step_tokens`` of each batch.

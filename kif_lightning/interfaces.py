@@ -350,6 +350,24 @@ class ReportsBoundary(Protocol):
     boundary: Boundary | None
 
 
+@runtime_checkable
+class KeepsTaskState(Protocol):
+    """A callback that learns something within a task which its ``state_dict`` does not hold.
+
+    What it makes from the weights that a task begins with is no part of it: a resumed task begins
+    with the same weights and calls ``on_train_start`` before it loads this.
+    """
+
+    def task_state(self) -> dict[str, Any]:
+        """Everything that the rest of the task needs, taken between two optimizer steps.
+
+        Nested dicts with string keys and lists of tensors, numbers, texts, truth values and None.
+        """
+
+    def load_task_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`task_state` gave; tensors come on the CPU."""
+
+
 @dataclass
 class TrainingCounts:
     """What happened during one task's training."""

@@ -5,8 +5,9 @@ Shapes: N rows, L answer tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,6 @@ from kif_lightning.interfaces import (
     TrainingCounts,
     all_finite,
 )
-from kif_lightning.metrics import TextScore
 
 SCALER_HALVINGS = 17
 """Steps the loss scaler needs from its first scale, 2^16, down to 1/2."""
@@ -84,9 +84,8 @@ class ContinualModule(LightningModule):
         self.counts = TrainingCounts()
         self.logged_steps = 0
         """Optimizer steps of the whole run: the axis of the training curves."""
-        self.scores: list[TextScore] = []
         self.answers: list[dict[int, str]] = []
-        self._references: Sequence[Sequence[str]] = []
+        """For each dataloader of the last ``test``: row -> generated text, of this rank's rows."""
         self._prepare: Callable[[int], None] = _nothing
         self._skipped_in_a_row = 0
         self._overflows_in_a_row = 0
@@ -106,6 +105,25 @@ class ContinualModule(LightningModule):
             self.identification.begin_task()
         for penalty in self.penalties:
             penalty.begin_task(parameters, task_index)
+
+    def task_state(self) -> dict[str, Any]:
+        """What has been counted and averaged within the present task, between two steps of it."""
+        return {
+            "counts": asdict(self.counts),
+            "logged_steps": self.logged_steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "overflows_in_a_row": self._overflows_in_a_row,
+            "identification": self.identification.state_dict() if self.identification else None,
+        }
+
+    def load_task_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`task_state` gave."""
+        self.counts = TrainingCounts(**state["counts"])
+        self.logged_steps = state["logged_steps"]
+        self._skipped_in_a_row = state["skipped_in_a_row"]
+        self._overflows_in_a_row = state["overflows_in_a_row"]
+        if self.identification is not None:
+            self.identification.load_state_dict(state["identification"])
 
     def end_task(self, task_index: int, learnt: LearntTask) -> None:
         """Called after the boundary."""
@@ -238,19 +256,14 @@ class ContinualModule(LightningModule):
             self.identification.after_step(self.trainable_parameters)
 
     def begin_evaluation(
-        self,
-        scores: Sequence[TextScore],
-        references: Sequence[Sequence[str]],
-        prepare: Callable[[int], None] | None = None,
+        self, num_loaders: int, prepare: Callable[[int], None] | None = None
     ) -> None:
-        """One metric and the reference texts for each dataloader of the coming ``test``.
+        """So many dataloaders come in the next ``test``.
 
         ``prepare`` is called with a dataloader's index before its first batch.
         """
-        self.scores = list(scores)
-        self._references = references
         self._prepare = prepare or _nothing
-        self.answers = [{} for _ in scores]
+        self.answers = [{} for _ in range(num_loaders)]
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Another dataloader begins, so another task."""
@@ -258,10 +271,8 @@ class ContinualModule(LightningModule):
             self._prepare(dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Generate, keep and score the answers of one batch."""
+        """Generate and keep the answers of one batch."""
         texts = self.backbone.generate(self.model, batch["inputs"], batch["max_new_tokens"])
-        references = [self._references[dataloader_idx][row] for row in batch["rows"]]
-        self.scores[dataloader_idx].update(texts, references)
         self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
 
 

@@ -13,11 +13,14 @@ import kif_lightning
 
 PACKAGE = "kif_lightning"
 LAYERS: dict[int, tuple[str, ...]] = {
-    0: ("__init__", "errors", "seeding", "modes", "kif", "metrics"),
+    0: ("__init__", "errors", "seeding", "modes", "ranks", "kif", "metrics"),
     1: ("interfaces",),
     2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
-    3: ("identification", "module", "datamodule", "callbacks"),
-    4: ("run_state", "assembly", "protocol", "checkup", "runner", "plan", "launch"),
+    3: ("identification", "sharding", "module", "datamodule", "checkpoint_io", "callbacks"),
+    4: (
+        *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
+        *("runner", "plan", "sweep", "launch"),
+    ),
     5: ("__main__", "cli"),
 }
 SIDE: dict[str, tuple[str, ...]] = {
@@ -25,6 +28,7 @@ SIDE: dict[str, tuple[str, ...]] = {
     "storage": ("__init__", "errors"),
     "paths": ("__init__", "errors"),
     "online": ("__init__",),
+    "interruption": ("__init__", "errors"),
     "reporting": ("__init__", "errors", "metrics", "storage", "paths"),
 }
 LAYER_OF = {unit: layer for layer, units in LAYERS.items() for unit in units}
