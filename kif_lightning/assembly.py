@@ -13,11 +13,13 @@ from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning.callbacks import SelectBestStep
+from kif_lightning.callbacks.checkpoint import check_cadence
 from kif_lightning.errors import (
     UserError,
     collecting_errors,
     nearest_names,
     require_between,
+    require_choice,
     require_count,
 )
 from kif_lightning.identification import Identification
@@ -120,6 +122,9 @@ def build_parts(config: DictConfig) -> Parts:
     collect.attempt(lambda: require_between("optim.lr", config.optim.lr, 0, 1e3, low_open=True))
     collect.attempt(lambda: require_count("optim.epochs", config.optim.epochs))
     collect.attempt(lambda: require_count("seed", config.seed, 0))
+    cadence = config.checkpoint
+    collect.attempt(lambda: check_cadence(cadence.every_steps, cadence.every_minutes))
+    collect.attempt(lambda: require_choice("resume", config.resume, ("latest", "previous")))
     method = config.method
     parts = Parts(
         benchmark=collect.part(config.benchmark),

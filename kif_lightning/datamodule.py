@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_count
 from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
 from kif_lightning.seeding import generator
@@ -26,13 +27,17 @@ class MicroBatch:
     """Target tokens of the whole optimizer step: the loss is a mean over these."""
     step_micro_batches: int
     step_rows: int
+    weight: float = 1.0
+    """0.0: a filler, which counts for nothing and only keeps a process in step with the others."""
 
 
 class StepPlan(Sampler[MicroBatch]):
     """Which rows go into which optimizer step, known before the epoch starts.
 
     Knowing a step's target tokens ahead makes gradient accumulation exact: micro-batches weigh by
-    their tokens, so accumulation changes nothing but rounding.
+    their tokens, so accumulation changes nothing but rounding. Of several processes each has its
+    share of a step's micro-batches and plans on its own; a step that does not deal out evenly gives
+    some of them a filler, a row of the step at weight 0.
     """
 
     def __init__(
@@ -43,12 +48,16 @@ class StepPlan(Sampler[MicroBatch]):
         micro_batch_size: int,
         seed: int,
         purpose: tuple[str, ...],
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.answer_tokens = answer_tokens
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.seed = seed
         self.purpose = purpose
+        self.rank = rank
+        self.world_size = world_size
         self.epoch = 0
         self.start = 0
         """Micro-batches to leave out at the beginning of the next iteration, and no later one."""
@@ -58,8 +67,9 @@ class StepPlan(Sampler[MicroBatch]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[MicroBatch]:
+        # Read at the first batch: the position may be restored after the iteration began.
         start, self.start = self.start, 0
-        return itertools.islice(self._all(), start, None)
+        yield from itertools.islice(self._all(), start, None)
 
     def _all(self) -> Iterator[MicroBatch]:
         draw = generator(self.seed, *self.purpose, self.epoch)
@@ -71,31 +81,36 @@ class StepPlan(Sampler[MicroBatch]):
                 tuple(rows[i : i + self.micro_batch_size])
                 for i in range(0, len(rows), self.micro_batch_size)
             ]
-            for part in parts:
-                yield MicroBatch(part, tokens, step_micro_batches=len(parts), step_rows=len(rows))
+            for first in range(0, len(parts), self.world_size):
+                place = first + self.rank
+                real = place < len(parts)
+                yield MicroBatch(
+                    parts[place] if real else (rows[0],),
+                    tokens,
+                    step_micro_batches=len(parts),
+                    step_rows=len(rows),
+                    weight=1.0 if real else 0.0,
+                )
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.answer_tokens), self.batch_size)
-        per_step = -(-self.batch_size // self.micro_batch_size)
-        return full * per_step + -(-rest // self.micro_batch_size)
+        return full * self._per_process(self.batch_size) + self._per_process(rest)
+
+    def _per_process(self, step_rows: int) -> int:
+        return -(-step_rows // (self.micro_batch_size * self.world_size))
 
 
 class TrainingLoader(DataLoader[Any]):
-    """Knows how many batches of its epoch it has handed out, and goes on after so many.
-
-    Lightning saves and restores this position with the rest of a training.
-    """
+    """Knows how many batches of its epoch it has handed out, and goes on after so many."""
 
     handed_out = 0
-    _skipped = 0
 
     def __iter__(self) -> Any:
         iterator = super().__iter__()  # draws from torch's global generator: now, not later
         return self._counting(iterator)
 
     def _counting(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
-        self.handed_out = self.plan.start = self._skipped
-        self._skipped = 0
+        self.handed_out = self.plan.start
         for batch in iterator:
             self.handed_out += 1
             yield batch
@@ -112,8 +127,8 @@ class TrainingLoader(DataLoader[Any]):
         return {"handed_out": self.handed_out}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next epoch's iteration after so many batches."""
-        self._skipped = state["handed_out"]
+        """Go on after so many batches, also where the iteration has begun but given none yet."""
+        self.plan.start = state["handed_out"]
 
 
 class _TrainingBatches(Dataset[Batch]):
@@ -127,11 +142,16 @@ class _TrainingBatches(Dataset[Batch]):
             "step_tokens": micro_batch.step_tokens,
             "step_micro_batches": micro_batch.step_micro_batches,
             "step_rows": micro_batch.step_rows,
+            "weight": micro_batch.weight,
         }
 
 
 class _EvaluationBatches(Dataset[Batch]):
-    """Rows sorted by length, so that a batch is padded little; ``rows`` tells which they are."""
+    """Rows sorted by length, so that a batch is padded little; ``rows`` tells which they are.
+
+    Batches are dealt to the processes in turn, the same number to each: a copy of the last one,
+    which is the shortest, fills up with no ``rows`` to keep the answers of.
+    """
 
     def __init__(
         self, backbone: Backbone, examples: Sequence[Example], batch_size: int, max_new_tokens: int
@@ -141,15 +161,19 @@ class _EvaluationBatches(Dataset[Batch]):
         self.max_new_tokens = max_new_tokens
         by_length = sorted(range(len(examples)), key=lambda i: -len(examples[i].prompt_ids))
         self.batches = [by_length[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+        self.rank, self.world_size = ranks.rank(), ranks.world_size()
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return -(-len(self.batches) // self.world_size)
 
     def __getitem__(self, index: int) -> Batch:
-        rows = self.batches[index]
+        place = index * self.world_size + self.rank
+        real = place < len(self.batches)
+        rows = self.batches[place if real else -1]
         return {
             "inputs": self.backbone.generation_batch([self.examples[i] for i in rows]),
-            "rows": rows,
+            "rows": rows if real else (),
+            "batch_index": place,
             "max_new_tokens": self.max_new_tokens,
         }
 
@@ -161,8 +185,8 @@ class ContinualDataModule(LightningDataModule):
         benchmark: tasks in their order.
         training_tasks: what is trained on, phase by phase; None: the benchmark's tasks.
         backbone: tokenises and stacks.
-        batch_size: rows of an optimizer step.
-        micro_batch_size: rows of a forward pass; None: ``batch_size``.
+        batch_size: rows of an optimizer step, of all processes together.
+        micro_batch_size: rows of a forward pass; None: each process's share of ``batch_size``.
         evaluation_batch_size: prompts generated for together.
         max_new_tokens: cap of generation tasks (classification: the longest train label).
         num_held_out: seeded train rows kept from training, for selection by their loss.
@@ -173,7 +197,8 @@ class ContinualDataModule(LightningDataModule):
 
     Raises:
         UserError: sizes below 1, a batch size that is no multiple of the micro-batch size, a task
-            with no more train rows than are held out, or without the dev rows to look at.
+            with no more train rows than are held out, or without the dev rows to look at; from a
+            training loader, a batch size that does not deal out evenly to the processes.
     """
 
     def __init__(
@@ -192,12 +217,12 @@ class ContinualDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        micro_batch_size = batch_size if micro_batch_size is None else micro_batch_size
         require_count("optim.batch_size", batch_size)
-        require_count("optim.micro_batch_size", micro_batch_size)
+        if micro_batch_size is not None:
+            require_count("optim.micro_batch_size", micro_batch_size)
         require_count("evaluation.batch_size", evaluation_batch_size)
         require_count("evaluation.max_new_tokens", max_new_tokens)
-        if batch_size % micro_batch_size:
+        if batch_size % (micro_batch_size or 1):
             raise UserError(
                 f"optim.batch_size must be a multiple of optim.micro_batch_size, got {batch_size} "
                 f"and {micro_batch_size}."
@@ -207,7 +232,7 @@ class ContinualDataModule(LightningDataModule):
         self.test_tasks = benchmark.tasks
         self.backbone = backbone
         self.batch_size = batch_size
-        self.micro_batch_size = micro_batch_size
+        self._micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.max_new_tokens = max_new_tokens
         self.held_out_rows = num_held_out or 0
@@ -245,9 +270,32 @@ class ContinualDataModule(LightningDataModule):
             )
 
     @property
+    def micro_batch_size(self) -> int:
+        """Rows of a forward pass."""
+        if self._micro_batch_size is not None:
+            return self._micro_batch_size
+        return self.batch_size // self.accumulation(ranks.world_size()) // ranks.world_size()
+
+    @property
     def accumulate_grad_batches(self) -> int:
-        """Micro-batches of a full optimizer step."""
-        return self.batch_size // self.micro_batch_size
+        """Micro-batches of a full optimizer step in each of the processes that have joined."""
+        return self.accumulation(ranks.world_size())
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches of a full optimizer step in each of so many processes.
+
+        A Trainer knows their number before they have joined.
+        """
+        together = (self._micro_batch_size or 1) * world_size
+        if self.batch_size % together:
+            size = self._micro_batch_size
+            raise UserError(
+                "optim.batch_size must be a multiple of optim.micro_batch_size (null counts as 1) "
+                "times the number of processes (trainer.devices times trainer.num_nodes), got "
+                f"{self.batch_size}, {'null' if size is None else size} and {world_size}: change "
+                "one of the three."
+            )
+        return 1 if self._micro_batch_size is None else self.batch_size // together
 
     @property
     def task(self) -> Task:
@@ -301,7 +349,10 @@ class ContinualDataModule(LightningDataModule):
         return self._loader(examples, (self.task.name, purpose))
 
     def row_steps(self, rows: Sequence[Row], purpose: str) -> Iterator[list[Batch]]:
-        """Micro-batches of each optimizer step over given rows, epoch after epoch without end."""
+        """Micro-batches of each optimizer step over given rows, epoch after epoch without end.
+
+        Of several processes each has its own share, as in training.
+        """
         examples = [self.backbone.encode(row) for row in rows]
         loader = self._loader(examples, (self.task.name, purpose))
         # A loader draws from torch's global generator at each start, in the midst of a training.
@@ -311,11 +362,12 @@ class ContinualDataModule(LightningDataModule):
             plan.set_epoch(epoch)
             batches = iter(loader)
             for first in batches:
-                others = itertools.islice(batches, first["step_micro_batches"] - 1)
+                here = -(-first["step_micro_batches"] // plan.world_size)
+                others = itertools.islice(batches, here - 1)
                 yield [first, *others]
 
     def sample_batches(self, num_rows: int, purpose: str) -> Iterator[Batch]:
-        """So many seeded train rows of the present task, one a batch."""
+        """So many seeded train rows of the present task, one a batch; in every process the same."""
         examples = self._training_split()[0]
         draw = generator(self.seed, self.task.name, purpose)
         chosen = torch.randperm(len(examples), generator=draw)[:num_rows].tolist()
@@ -324,12 +376,15 @@ class ContinualDataModule(LightningDataModule):
             yield dataset[MicroBatch((i,), len(examples[i].answer_ids), 1, 1)]
 
     def _loader(self, examples: Sequence[Example], purpose: tuple[str, ...]) -> TrainingLoader:
+        self.accumulation(ranks.world_size())  # refuses what does not deal out evenly
         plan = StepPlan(
             answer_tokens=[len(example.answer_ids) for example in examples],
             batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
             seed=self.seed,
             purpose=purpose,
+            rank=ranks.rank(),
+            world_size=ranks.world_size(),
         )
         dataset = _TrainingBatches(self.backbone, examples)
         return TrainingLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
@@ -353,7 +408,7 @@ class ContinualDataModule(LightningDataModule):
         return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=_as_is)
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
-        """Test batches of each task named."""
+        """Test batches of each task named; ``batch_index`` is the place among all processes'."""
         datasets = [self._evaluation_batches(self.test_tasks[i]) for i in task_indices]
         return [DataLoader(data, batch_size=None, collate_fn=_as_is) for data in datasets]
 

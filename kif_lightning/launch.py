@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,11 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from kif_lightning import ranks
 from kif_lightning.assembly import build_benchmark, build_parts, fixed
 from kif_lightning.checkup import examine_run
 from kif_lightning.errors import UserError
+from kif_lightning.interruption import EXIT_STATUS, Interrupted, Interruption
 from kif_lightning.plan import show_plan
 from kif_lightning.protocol import RunOptions
 from kif_lightning.reporting.console import RunConsole
@@ -28,8 +33,11 @@ from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
 from kif_lightning.storage import write_json
 
-NOT_SETTINGS = ("run_root", "run_dir", "rerun", "plan", "examine_data", "logger")
-"""Keys that change where and what is shown, never what is computed."""
+NOT_SETTINGS = (
+    *("run_root", "run_dir", "rerun", "resume", "checkpoint"),
+    *("plan", "examine_data", "logger"),
+)
+"""Keys that change where, what is shown and what is kept meanwhile, never what is computed."""
 WORDS = ("title", "paper", "published")
 """What a method's yaml says of itself in words."""
 
@@ -37,12 +45,22 @@ _failed_cells: list[str] = []
 
 
 def launch(config: DictConfig) -> None:
-    """Run one cell. A user's mistake: exit status 2; within a sweep it is noted, others go on."""
+    """Run one cell. A user's mistake: exit status 2; within a sweep it is noted, others go on.
+
+    A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
+    """
     _quiet()
     console = RunConsole()
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
-        run(config, console)
+        with Interruption(console.say) as interruption, _telling_full_disks(config):
+            run(config, console, interruption)
+    except Interrupted:
+        console.say(
+            f"Stopped before its end: {run_path(config)}. The same command goes on from there "
+            f"(exit status {EXIT_STATUS})."
+        )
+        sys.exit(EXIT_STATUS if ranks.is_first() else 0)
     except UserError as error:
         logging.getLogger(__name__).error("%s", error)
         if not sweep:
@@ -60,6 +78,20 @@ def launch(config: DictConfig) -> None:
     gc.collect()
 
 
+@contextmanager
+def _telling_full_disks(config: DictConfig) -> Iterator[None]:
+    """A write that found no room: one sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"There is no room left for {error.filename or run_path(config)} ({error.strerror}): "
+            "what was saved before is intact; free some space and give the same command again."
+        ) from error
+
+
 def _note_failure(config: DictConfig, error: Exception) -> None:
     _failed_cells.append(f"{run_path(config)}: {error}")
     if not config.plan:
@@ -73,7 +105,9 @@ def close_sweep() -> None:
         sys.exit(f"{len(_failed_cells)} cells of the sweep failed:\n{listed}")
 
 
-def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
+def run(
+    config: DictConfig, console: RunConsole, interruption: Interruption | None = None
+) -> dict[str, Any] | None:
     """Run, resume or show the run of a config; returns its results (None for a plan)."""
     settings = run_settings(config)
     folder = RunFolder(run_path(config))
@@ -83,7 +117,7 @@ def run(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
         results = folder.results()
         console.finished(results)
         return results
-    runner = new_runner(config, console)
+    runner = new_runner(config, console, interruption)
     console.say(f"Run folder: {folder.path}")
     _tell_fixes(config, console)
     if config.examine_data:
@@ -122,7 +156,9 @@ def _whole_report(config: DictConfig) -> str:
     return f"data_findings in {run_path(config) / 'results.json'}, once the run has ended"
 
 
-def new_runner(config: DictConfig, console: RunConsole) -> StreamRunner:
+def new_runner(
+    config: DictConfig, console: RunConsole, interruption: Interruption | None = None
+) -> StreamRunner:
     """The runner of a config; nothing is loaded or written yet."""
     folder = RunFolder(run_path(config))
     return StreamRunner(
@@ -131,6 +167,7 @@ def new_runner(config: DictConfig, console: RunConsole) -> StreamRunner:
         folder=folder,
         console=console,
         new_logger=_logger_factory(config, folder.path),
+        interruption=interruption,
     )
 
 
@@ -186,6 +223,9 @@ def _options(config: DictConfig) -> RunOptions:
         evaluate_untrained=config.evaluation.untrained,
         evaluate_next_task=config.evaluation.next_task,
         save_model=config.save_model,
+        resume=config.resume,
+        checkpoint_every_steps=config.checkpoint.every_steps,
+        checkpoint_every_minutes=config.checkpoint.every_minutes,
         method_settings=run_settings(config)["method"],
         lora=run_settings(config)["lora"],
         optim={

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_between, require_choice
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import (
@@ -164,15 +166,20 @@ class ContinualModule(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the optimizer step's loss.
 
-        Lightning divides by ``accumulate_grad_batches``; the share is multiplied by it, so that the
-        step's gradient is that of sum over target tokens / number of target tokens, plus penalties.
+        Lightning divides by ``accumulate_grad_batches`` and its strategies take the gradient's mean
+        over processes; the share is multiplied by both numbers, so that the step's gradient is that
+        of sum over target tokens / number of target tokens, plus penalties.
         """
         loss = self.step_loss(batch)
         self._step_losses.append(loss.detach())
-        return loss * self.trainer.accumulate_grad_batches
+        return loss * (self.trainer.accumulate_grad_batches * ranks.world_size())
 
     def step_loss(self, batch: Batch) -> Tensor:
-        """What a micro-batch adds to the loss of its optimizer step, penalties included."""
+        """What a micro-batch adds to the loss of its optimizer step, penalties included.
+
+        A filler adds 0, but goes through the model, as sharded weights are gathered by all processes
+        together. What is not finite in its gradient is so in that of the real row it copies.
+        """
         logits, labels = self.backbone.answer_logits(self.model, batch["inputs"])
         total = token_loss(logits, labels)
         share = 1 / batch["step_micro_batches"]
@@ -195,6 +202,8 @@ class ContinualModule(LightningModule):
             )
             with torch.autocast(self.device.type, enabled=False):
                 loss = loss + share * sum(penalty(context) for penalty in self.penalties)
+        if not batch["weight"]:
+            loss = torch.nan_to_num(loss, posinf=0.0, neginf=0.0) * 0.0
         return loss
 
     def row_loss(self, batch: Batch) -> Tensor:
@@ -202,17 +211,22 @@ class ContinualModule(LightningModule):
         return token_loss(*self.backbone.answer_logits(self.model, batch["inputs"]))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """One check of the whole step; gradients are accumulated, unscaled, not yet clipped."""
+        """One check of the whole step; gradients are accumulated, unscaled, not yet clipped.
+
+        All processes find the same, in one exchange: a step is taken or skipped by all of them.
+        """
         losses = torch.stack(self._step_losses)
         self._step_losses = []
         gradients = [p.grad for p in self.trainable_parameters.values() if p.grad is not None]
-        self._skip = not all_finite([losses, *gradients])
+        broken = losses.new_tensor(not all_finite([losses, *gradients]))
+        loss, num_broken = ranks.summed(torch.stack([losses.sum(), broken])).tolist()
+        self._skip = num_broken > 0
         if self._skip:
-            self._count_skip(optimizer, losses)
+            self._count_skip(optimizer, loss)
             return
         self._skipped_in_a_row = self._overflows_in_a_row = 0
         self.counts.optimizer_steps += 1
-        self.counts.losses.append(float(losses.sum()))
+        self.counts.losses.append(loss)
         self.logged_steps += 1
         self.log_dict(
             {
@@ -225,9 +239,9 @@ class ContinualModule(LightningModule):
         if self.identification is not None:
             self.identification.before_step(self.trainable_parameters)
 
-    def _count_skip(self, optimizer: Optimizer, losses: Tensor) -> None:
+    def _count_skip(self, optimizer: Optimizer, loss: float) -> None:
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and all_finite([losses]):
+        if scaler is not None and isfinite(loss):
             # The loss scaler found its scale too large: it skips the step and lowers the scale.
             self.counts.scaler_overflows += 1
             self._overflows_in_a_row += 1
@@ -240,7 +254,7 @@ class ContinualModule(LightningModule):
         self.counts.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.max_skipped_in_a_row:
-            cause = "loss" if not all_finite([losses]) else "gradient"
+            cause = "gradient" if isfinite(loss) else "loss"
             raise UserError(
                 f"The {cause} was not finite in {self._skipped_in_a_row} optimizer steps in a row, "
                 f"after {self.counts.optimizer_steps} good ones: lower optim.lr, set "
@@ -271,9 +285,10 @@ class ContinualModule(LightningModule):
             self._prepare(dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Generate and keep the answers of one batch."""
+        """Generate and keep the answers of one batch; a batch without ``rows`` only fills up."""
         texts = self.backbone.generate(self.model, batch["inputs"], batch["max_new_tokens"])
-        self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
+        if batch["rows"]:
+            self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:

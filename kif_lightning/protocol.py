@@ -28,6 +28,9 @@ class RunOptions:
     evaluate_untrained: bool
     evaluate_next_task: bool
     save_model: bool
+    resume: str = "latest"
+    checkpoint_every_steps: int | None = None
+    checkpoint_every_minutes: float | None = None
     method_settings: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)

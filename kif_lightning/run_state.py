@@ -1,29 +1,44 @@
-"""The run folder: its settings, the state after the last complete task, and what stands in it."""
+"""The run folder: its settings, the states a run can go on from, and what stands in it."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from kif_lightning.errors import UserError
-from kif_lightning.storage import flat, load_state, read_json, save_state, write_json, write_text
+from kif_lightning import ranks
+from kif_lightning.errors import UserError, require_choice
+from kif_lightning.storage import (
+    check_state,
+    flat,
+    load_state,
+    read_json,
+    save_state,
+    write_json,
+    write_text,
+)
+
+LATEST, PREVIOUS = "latest.json", "previous.json"
 
 
 @dataclass
 class RunState:
-    """What the next task needs to know of the ones before.
+    """What the rest of the run needs to know of what has been done.
 
     ``num_tasks`` counts what is trained on, phase by phase. ``score_matrix[i][j]``: percent on task
-    j after phase i, None where not evaluated.
+    j after phase i, None where not evaluated. ``learnt``: the next task has been learnt already and
+    is being evaluated; ``evaluated``: the scores of the evaluation that is under way, by the task's
+    index.
     """
 
     num_tasks: int
     next_task: int = 0
+    learnt: bool = False
+    evaluated: dict[str, float] = field(default_factory=dict)
     score_matrix: list[list[float | None]] = field(default_factory=list)
     untrained: list[float | None] | None = None
     phases: list[dict[str, Any]] = field(default_factory=list)
@@ -34,6 +49,28 @@ class RunState:
     def finished(self) -> bool:
         """Whether every task has been learnt and evaluated."""
         return self.next_task >= self.num_tasks
+
+    def reached(self, training: str | None = None) -> str:
+        """In words, where a run with this state stands."""
+        if training is not None:
+            step = int(training.rpartition("_")[2])
+            return f"step {step} of task {self.next_task + 1} of {self.num_tasks}"
+        if self.learnt:
+            return f"the evaluation after task {self.next_task + 1} of {self.num_tasks}"
+        return f"the end of task {self.next_task} of {self.num_tasks}"
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """What a run goes on with.
+
+    ``parts``: None before the first task was learnt. ``training``: the checkpoint within the next
+    task, if there is one.
+    """
+
+    state: RunState
+    parts: dict[str, Any] | None
+    training: Path | None
 
 
 def require_same_data(
@@ -58,12 +95,17 @@ def require_same_data(
 class RunFolder:
     """Reads and writes one run's folder; every write is atomic, the state's pointer comes last.
 
+    ``state/latest.json`` points to the parts of the last learnt task and, within the next one, to
+    the last checkpoint; ``state/previous.json`` to the state before, whose files stay as well. Only
+    the first rank writes.
+
     Args:
         path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._pointed: dict[str, Any] = {"run": None, "parts": None, "training": None}
 
     def is_finished(self, settings: dict[str, Any]) -> bool:
         """Whether a complete run of these very settings stands here.
@@ -135,26 +177,96 @@ class RunFolder:
                 "anew."
             )
 
-    def save(self, state: RunState, parts: dict[str, Any]) -> None:
-        """Keep the state after a complete task, then drop the one before."""
-        name = f"after_{state.next_task:03d}"
-        save_state(self.path / "state" / name, {"run": asdict(state), "parts": parts})
-        write_json(self.path / "state" / "latest.json", {"folder": name})
-        for old in (self.path / "state").glob("after_*"):
-            if old.name != name:
-                shutil.rmtree(old)
+    @property
+    def _states(self) -> Path:
+        return self.path / "state"
 
-    def load(self) -> tuple[RunState, dict[str, Any]] | None:
-        """The last complete state, or None in a new run.
+    def save(self, state: RunState, parts: dict[str, Any] | None = None) -> None:
+        """Keep where the run stands; ``parts``: of a task just learnt, None: as saved before."""
+        if ranks.is_first():
+            run = asdict(state)
+            if parts is None:
+                self._point({**self._pointed, "run": run})
+            else:
+                name = f"after_{state.next_task + state.learnt:03d}"
+                save_state(self._states / name, parts)
+                self._point({"run": run, "parts": name, "training": None})
+        ranks.barrier()
+
+    def save_training(self, state: RunState, step: int, write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint within the next task; every rank calls ``write`` with its folder."""
+        name = f"task_{state.next_task + 1:03d}_step_{step:08d}"
+        write(self._states / name)
+        if ranks.is_first():
+            self._point({**self._pointed, "run": asdict(state), "training": name})
+        ranks.barrier()
+
+    def _point(self, pointed: dict[str, Any]) -> None:
+        """Make this the latest state; with other files than the last one, that is the previous."""
+        kept = [pointed]
+        if (self._states / LATEST).is_file():
+            files = [pointed[key] for key in ("parts", "training")]
+            if files != [self._pointed[key] for key in ("parts", "training")]:
+                write_json(self._states / PREVIOUS, self._pointed)
+        write_json(self._states / LATEST, pointed)
+        self._pointed = pointed
+        if (self._states / PREVIOUS).is_file():
+            kept.append(read_json(self._states / PREVIOUS))
+        names = {each[key] for each in kept for key in ("parts", "training")}
+        for folder in self._states.iterdir():
+            if folder.is_dir() and folder.name not in names:
+                shutil.rmtree(folder)
+
+    def load(self, resume: str = "latest") -> Resumed | None:
+        """The state to go on from, or None in a new run.
+
+        Args:
+            resume: ``latest``, or ``previous``: the state before it.
 
         Raises:
-            UserError: the state is damaged.
+            UserError: the state is damaged; which state can be had instead.
         """
-        pointer = self.path / "state" / "latest.json"
-        if not pointer.is_file():
+        require_choice("resume", resume, ("latest", "previous"))
+        if not (self._states / LATEST).is_file() and resume == "latest":
             return None
-        loaded = load_state(self.path / "state" / read_json(pointer)["folder"])
-        return RunState(**loaded["run"]), loaded["parts"]
+        pointer = self._states / (LATEST if resume == "latest" else PREVIOUS)
+        if not pointer.is_file():
+            raise UserError(
+                f"{pointer} is missing: there is no state before the latest one, drop "
+                "resume=previous."
+            )
+        try:
+            pointed, found = self._read(pointer)
+        except UserError as error:
+            raise UserError(f"{error} {self._way_out(resume)}") from error
+        self._pointed = pointed
+        if resume == "previous" and ranks.is_first():
+            write_json(self._states / LATEST, pointed)
+        return found
+
+    def _read(self, pointer: Path) -> tuple[dict[str, Any], Resumed]:
+        pointed = read_json(pointer)
+        try:
+            state = RunState(**pointed["run"])
+            parts, training = pointed["parts"], pointed["training"]
+        except (TypeError, KeyError) as error:
+            raise UserError(f"{pointer} is damaged ({error!r}).") from error
+        if training is not None:
+            check_state(self._states / training)
+        loaded = None if parts is None else load_state(self._states / parts)
+        checkpoint = None if training is None else self._states / training
+        return pointed, Resumed(state, loaded, checkpoint)
+
+    def _way_out(self, resume: str) -> str:
+        if resume == "latest":
+            try:
+                pointed, found = self._read(self._states / PREVIOUS)
+            except UserError:
+                pass
+            else:
+                reached = found.state.reached(pointed["training"])
+                return f"Go on from the state before, {reached}, with resume=previous."
+        return "No other state can be read: start anew with rerun=true."
 
     def write_results(self, results: dict[str, Any]) -> None:
         """``results.json``."""

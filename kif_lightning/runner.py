@@ -13,15 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from kif_lightning.assembly import Parts
-from kif_lightning.callbacks import TaskProgress
+from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
+from kif_lightning.checkpoint_io import SafeCheckpointIO
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
+from kif_lightning.evaluation import TaskScores
 from kif_lightning.interfaces import (
     ActsAtBoundary,
     ChecksModule,
@@ -32,6 +36,7 @@ from kif_lightning.interfaces import (
     Task,
     count_weights,
 )
+from kif_lightning.interruption import Interrupted, Interruption
 from kif_lightning.modes import evaluating
 from kif_lightning.module import ContinualModule
 from kif_lightning.protocol import RunOptions, protocol_stamp
@@ -39,7 +44,7 @@ from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState, require_same_data
 from kif_lightning.seeding import derive_seed
-from kif_lightning.storage import write_json, write_json_lines, write_text
+from kif_lightning.storage import replacing_folder, write_json, write_text
 
 
 class StreamRunner:
@@ -51,6 +56,7 @@ class StreamRunner:
         folder: where it writes, already claimed.
         console: where it speaks.
         new_logger: makes the Lightning logger of the whole run; None: none.
+        interruption: says when to stop early; None: nobody asks.
     """
 
     def __init__(
@@ -61,7 +67,10 @@ class StreamRunner:
         folder: RunFolder,
         console: RunConsole,
         new_logger: Callable[[], Logger] | None = None,
+        interruption: Interruption | None = None,
     ) -> None:
+        self.interruption = interruption or Interruption()
+        self.state = RunState(num_tasks=0)
         self.parts = parts
         self.options = options
         self.folder = folder
@@ -92,6 +101,10 @@ class StreamRunner:
         """Learn all tasks that are not learnt yet; returns the content of ``results.json``.
 
         :meth:`build` comes first.
+
+        Raises:
+            UserError: a mistake that only training shows, a damaged state.
+            Interrupted: the run was asked to stop; the same again goes on.
         """
         self.logger = self._new_logger()
         if self.logger is not None:
@@ -115,13 +128,15 @@ class StreamRunner:
             raise UserError(f"The logger cannot be used: {error}.") from error
 
     def _run(self) -> dict[str, Any]:
-        state = self._start()
-        phases = self.data.training_tasks
+        training = self._start()
+        state, phases = self.state, self.data.training_tasks
         bar = tqdm(total=len(phases), initial=state.next_task, desc="tasks", position=0,
                    disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
         for task_index in range(state.next_task, len(phases)):
-            self._learn(task_index, state)
-            self.folder.save(state, self.parts_state())
+            if not state.learnt:
+                self._learn(task_index, training)
+                training = None
+            self._judge(task_index)
             self.console.score_matrix(
                 [task.name for task in self.tasks],
                 state.score_matrix,
@@ -155,6 +170,8 @@ class StreamRunner:
             lr_factor=options.lr_factor,
             max_skipped_in_a_row=options.max_skipped_in_a_row,
         )
+        # A checkpoint holds no frozen weights.
+        self.module.strict_loading = False
         self.module.trainable_parameters = parts.adapter.trainable(model)
         for part in (
             *parts.penalties.values(),
@@ -235,6 +252,7 @@ class StreamRunner:
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
             default_root_dir=str(self.folder.path),
+            plugins=self._plugins(),
         )
         if trainer.world_size > 1:
             raise UserError(
@@ -243,8 +261,18 @@ class StreamRunner:
             )
         return trainer
 
+    @staticmethod
+    def _plugins() -> list[Any]:
+        plugins: list[Any] = [SafeCheckpointIO()]
+        if SLURMEnvironment.detect():
+            # Lightning would save a checkpoint of its own, and load it into another task.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        return plugins
+
     def evaluate(self, task_indices: Sequence[int], label: str) -> dict[int, float]:
         """Score the present model on the test rows of each task; keeps every prediction.
+
+        A task that the same evaluation has scored already, before the run was cut, is left out.
 
         Args:
             task_indices: which tasks.
@@ -253,67 +281,79 @@ class StreamRunner:
         Returns:
             Task index -> score in percent.
         """
-        tasks = [self.tasks[i] for i in task_indices]
-        scores = [self.parts.new_score(task.metric) for task in tasks]
-        self.module.begin_evaluation(
-            scores,
-            [[row.output for row in task.test] for task in tasks],
-            lambda place: self.parts.adapter.use_task(self.module.model, task_indices[place]),
-        )
-        trainer = self.new_trainer([TaskProgress(label=label)], training=False)
-        loaders = self.data.evaluation_dataloaders(task_indices)
-        trainer.test(self.module, dataloaders=loaders, verbose=False)
+        found = {int(index): score for index, score in self.state.evaluated.items()}
+        left = [index for index in task_indices if index not in found]
+        if left:
+            self._evaluate(left, label, found)
+        return {index: found[index] for index in task_indices}
+
+    def _evaluate(self, left: Sequence[int], label: str, found: dict[int, float]) -> None:
         stand_ins = self.parts.stand_ins
-        stamped = {"stand_ins": stand_ins} if stand_ins else {}
-        found = {}
-        for place, (index, task) in enumerate(zip(task_indices, tasks, strict=True)):
-            answers = self.module.answers[place]
-            # Rows came sorted by length: the dict's order is the order of the row scores.
-            row_scores = dict(zip(answers, scores[place].row_scores(), strict=True))
-            found[index] = float(scores[place].compute())
-            name = f"{label}__on_{index + 1:02d}_{task.name}.jsonl"
-            records = [
-                {
-                    "id": row.id,
-                    "prediction": answers[i],
-                    "reference": row.output,
-                    "score": row_scores[i],
-                    **stamped,
-                }
-                for i, row in enumerate(task.test)
-            ]
-            write_json_lines(self.folder.path / "predictions" / name, records)
-        return found
 
-    def _start(self) -> RunState:
-        """The state to go on from."""
-        loaded = self.folder.load()
+        def predictions(place: int) -> Path:
+            name = f"{label}__on_{left[place] + 1:02d}_{self.tasks[left[place]].name}.jsonl"
+            return self.folder.path / "predictions" / name
+
+        def scored(place: int, score: float) -> None:
+            found[left[place]] = score
+            self.state.evaluated = {str(index): value for index, value in found.items()}
+            self.folder.save(self.state)
+
+        scores = TaskScores(
+            tasks=[self.tasks[i] for i in left],
+            new_score=self.parts.new_score,
+            path=predictions,
+            stamp={"stand_ins": stand_ins} if stand_ins else {},
+            scored=scored,
+            interruption=self.interruption,
+        )
+        self.module.begin_evaluation(
+            len(left), lambda place: self.parts.adapter.use_task(self.module.model, left[place])
+        )
+        trainer = self.new_trainer([TaskProgress(label=label), scores], training=False)
+        loaders = self.data.evaluation_dataloaders(left)
+        trainer.test(self.module, dataloaders=loaders, verbose=False)
+
+    def _start(self) -> Path | None:
+        """Take up the state to go on from; returns the checkpoint within a task, if any."""
+        resumed = self.folder.load(self.options.resume)
         sha256 = {task.name: dict(task.sha256) for task in self.tasks}
-        if loaded is None:
-            state = RunState(num_tasks=len(self.data.training_tasks), data_sha256=sha256)
+        training = None
+        if resumed is None:
+            self.state = RunState(num_tasks=len(self.data.training_tasks), data_sha256=sha256)
         else:
-            state, parts = loaded
-            require_same_data(state.data_sha256, sha256, since="this run began")
-            self._restore(parts)
-            self.module.logged_steps = state.logged_steps
-            self.console.say(f"Resuming after task {state.next_task} of {state.num_tasks}.")
-        if self.options.evaluate_untrained and state.untrained is None:
+            self.state, training = resumed.state, resumed.training
+            require_same_data(self.state.data_sha256, sha256, since="this run began")
+            if resumed.parts is not None:
+                self._restore(resumed.parts)
+            self.module.logged_steps = self.state.logged_steps
+            reached = self.state.reached(training.name if training else None)
+            self.console.say(f"Resuming after {reached}.")
+        if self.options.evaluate_untrained and self.state.untrained is None:
             scores = self.evaluate(range(len(self.tasks)), "untrained")
-            state.untrained = [scores[i] for i in range(len(self.tasks))]
-            self.folder.save(state, self.parts_state())
-        return state
+            self.state.untrained = [scores[i] for i in range(len(self.tasks))]
+            self.state.evaluated = {}
+            self.folder.save(self.state)
+        return training
 
-    def _learn(self, task_index: int, state: RunState) -> None:
-        """One task: fit with its boundary, then evaluation."""
-        task = self.data.training_tasks[task_index]
-        label = f"after_{task_index + 1:02d}_{task.name}"
-        started = time.perf_counter()
+    def _learn(self, task_index: int, training: Path | None) -> None:
+        """One task: fit with its boundary, from its beginning or a checkpoint within it."""
+        task, state = self.data.training_tasks[task_index], self.state
+        label = _label(task_index, task)
         self.begin_task(task_index)
         parts = self.parts
-        selection = [parts.selection] if parts.selection else []
-        method = [*parts.gradient.values(), *selection, *parts.boundary.values()]
-        trainer = self.new_trainer([TaskProgress(label=label), *method], training=True)
-        self._fit(trainer, datamodule=self.data)
+        selection = {"selection": parts.selection} if parts.selection else {}
+        method: dict[str, Callback] = {**parts.gradient, **selection, **parts.boundary}
+        checkpoint = TaskCheckpoint(
+            keepers=method,
+            save=self._save_training,
+            interruption=self.interruption,
+            every_steps=self.options.checkpoint_every_steps,
+            every_minutes=self.options.checkpoint_every_minutes,
+        )
+        shown = TaskProgress(label=label)
+        trainer = self.new_trainer([shown, *method.values(), checkpoint], training=True)
+        self._fit(trainer, datamodule=self.data, ckpt_path=str(training) if training else None)
         fitted = time.perf_counter()
         replay_steps = self._at_boundary(label)
         boundaries = self._record_boundaries(task_index, task)
@@ -321,33 +361,52 @@ class StreamRunner:
         if parts.memory is not None:
             parts.memory.keep(task)
         bounded = time.perf_counter()
-        num_seen = parts.stream.num_seen(task_index, len(self.tasks))
-        num_seen += self.options.evaluate_next_task
-        scores = self.evaluate(range(min(num_seen, len(self.tasks))), label)
-        evaluated = time.perf_counter()
-        state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
         # Callbacks that fuse at the fit's end did so within it.
         within = 0.0 if replay_steps is not None else boundaries
         seconds = {
-            "train": fitted - started - within,
+            "train": checkpoint.seconds + fitted - checkpoint.started - within,
             "boundary": bounded - fitted + within,
-            "evaluate": evaluated - bounded,
+            "evaluate": 0.0,
         }
         record = self._phase_record(task, seconds)
         outer = [c for c in parts.boundary.values() if isinstance(c, TakesOuterSteps)]
         record["replay_steps"] = (replay_steps or 0) + sum(c.outer_steps for c in outer)
         state.phases.append(record)
-        state.next_task = task_index + 1
+        state.learnt = True
         state.logged_steps = self.module.logged_steps
+        self.folder.save(state, self.parts_state())
+
+    def _save_training(self, trainer: Trainer) -> None:
+        self.folder.save_training(
+            self.state, trainer.global_step, lambda path: trainer.save_checkpoint(path, weights_only=False)
+        )
+
+    def _judge(self, task_index: int) -> None:
+        """Evaluate what has just been learnt, and count the task as done."""
+        state = self.state
+        started = time.perf_counter()
+        num_seen = self.parts.stream.num_seen(task_index, len(self.tasks))
+        num_seen += self.options.evaluate_next_task
+        label = _label(task_index, self.data.training_tasks[task_index])
+        scores = self.evaluate(range(min(num_seen, len(self.tasks))), label)
+        state.phases[-1]["seconds"]["evaluate"] += time.perf_counter() - started
+        state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
+        state.next_task = task_index + 1
+        state.learnt, state.evaluated = False, {}
         if self.logger is not None:
             on_tasks = {f"score/{self.tasks[j].name}": score for j, score in scores.items()}
             axes = {"task": task_index + 1, "running_step": state.logged_steps}
             self.logger.log_metrics({**on_tasks, **axes}, step=state.logged_steps)
+        self.folder.save(state)
 
     def _fit(self, trainer: Trainer, **data: Any) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
-            trainer.fit(self.module, **data)
+            try:
+                trainer.fit(self.module, **data)
+            except SIGTERMException as error:
+                # It came before the checkpoint callback listened: nothing had been done yet.
+                raise Interrupted from error
 
     def _at_boundary(self, label: str) -> int | None:
         """What the method's callbacks do after the fit; the steps it took, None: nothing to do."""
@@ -358,7 +417,8 @@ class StreamRunner:
 
         def fit_rows(rows: Sequence[Row], *, epochs: int, callbacks: Sequence[Any]) -> None:
             nonlocal steps
-            shown = [TaskProgress(label=f"{label} replay"), *callbacks]
+            listener = StopBetweenSteps(self.interruption)
+            shown = [TaskProgress(label=f"{label} replay"), *callbacks, listener]
             trainer = self.new_trainer(shown, training=True, epochs=epochs)
             with self.module.rehearsing() as counts:
                 loader = self.data.rows_dataloader(rows, "replayed rows")
@@ -440,10 +500,10 @@ class StreamRunner:
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
         if self.options.save_model:
-            folder = self.folder.path / "adapter"
-            self.parts.adapter.save(self.module.model, folder)
-            if self.parts.stand_ins:
-                _stamp_model_card(folder / "README.md", self.parts.stand_ins)
+            with replacing_folder(self.folder.path / "adapter") as folder:
+                self.parts.adapter.save(self.module.model, folder)
+                if self.parts.stand_ins:
+                    _stamp_model_card(folder / "README.md", self.parts.stand_ins)
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
@@ -513,6 +573,11 @@ class LearntRows:
             for batch in self.data.sample_batches(num_rows, "rows of the learnt task"):
                 on_device = self.module.transfer_batch_to_device(batch, self.module.device, 0)
                 yield self.module.row_loss(on_device)
+
+
+def _label(task_index: int, task: Task) -> str:
+    """Of the model after a phase, in file names and bars."""
+    return f"after_{task_index + 1:02d}_{task.name}"
 
 
 def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,8 @@ from torch import Tensor
 
 from kif_lightning.errors import UserError
 
-_TENSOR = "__tensor__"
+_TENSOR, _ITEMS, _FLOAT = "__tensor__", "__items__", "__float__"
+TENSORS, PLAIN, CONTENTS = "tensors.safetensors", "state.json", "contents.json"
 
 
 @contextmanager
@@ -33,8 +37,25 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of ``folder`` once it is whole, or never."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        _fsync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,19 +88,55 @@ def read_json(path: Path) -> Any:
 
 
 def save_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write nested dicts and lists of tensors and JSON values as a folder, whole or not at all."""
+    """Write nested dicts and lists of tensors and plain values as a folder, whole or not at all.
+
+    Plain values are what JSON knows, numbers as keys, NaN and infinity; tuples come back as lists.
+    The folder's contents.json, written last, holds size and CRC-32 of the other files.
+
+    Raises:
+        OSError: the disk is full, or cannot be written.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors: dict[str, Tensor] = {}
-    plain = _take_out(dict(state), "", tensors)
-    save_file(tensors, str(temporary / "tensors.safetensors"))
-    with (temporary / "tensors.safetensors").open("rb") as file:
-        os.fsync(file.fileno())
-    write_json(temporary / "state.json", plain)
-    if folder.exists():
-        shutil.rmtree(folder)
-    temporary.rename(folder)
+    try:
+        temporary.mkdir(parents=True)
+        tensors: dict[str, Tensor] = {}
+        plain = _take_out(dict(state), "", tensors)
+        try:
+            save_file(tensors, str(temporary / TENSORS))
+        except SafetensorError as error:
+            if "space left" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
+            raise
+        with (temporary / TENSORS).open("rb") as file:
+            os.fsync(file.fileno())
+        write_json(temporary / PLAIN, plain)
+        write_json(temporary / CONTENTS, {n: _digest(temporary / n) for n in (TENSORS, PLAIN)})
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        _fsync_folder(folder.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_state(folder: Path) -> None:
+    """Compare every file of a saved state with what was written.
+
+    Raises:
+        UserError: missing or damaged, naming the file.
+    """
+    contents = read_json(folder / CONTENTS)
+    for name in (TENSORS, PLAIN):
+        path = folder / name
+        try:
+            found = _digest(path)
+        except OSError as error:
+            raise UserError(f"{path} is missing or damaged ({error}).") from error
+        if not isinstance(contents, dict) or contents.get(name) != found:
+            raise UserError(
+                f"{path} is damaged: it is not what was written (size or CRC-32 differ)."
+            )
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -88,12 +145,31 @@ def load_state(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: missing or damaged, naming the file.
     """
-    plain = read_json(folder / "state.json")
+    check_state(folder)
+    plain = read_json(folder / PLAIN)
     try:
-        tensors = load_file(str(folder / "tensors.safetensors"))
+        tensors = load_file(str(folder / TENSORS))
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / 'tensors.safetensors'} is missing or damaged.") from error
+        raise UserError(f"{folder / TENSORS} is missing or damaged.") from error
     return _put_back(plain, tensors)
+
+
+def _digest(path: Path) -> dict[str, int]:
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            crc = zlib.crc32(chunk, crc)
+    return {"bytes": path.stat().st_size, "crc32": crc}
+
+
+def _fsync_folder(folder: Path) -> None:
+    """A rename is on the disk only with its folder; not every system lets one open a folder."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -112,9 +188,13 @@ def _take_out(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: path}
     if isinstance(value, Mapping):
-        return {key: _take_out(item, f"{path}/{key}", tensors) for key, item in value.items()}
+        items = [(key, _take_out(item, f"{path}/{key}", tensors)) for key, item in value.items()]
+        by_text = all(isinstance(key, str) for key in value)
+        return dict(items) if by_text else {_ITEMS: [list(item) for item in items]}
     if isinstance(value, list | tuple):
         return [_take_out(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(value)}
     return value
 
 
@@ -122,6 +202,10 @@ def _put_back(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if isinstance(value, dict):
         if value.keys() == {_TENSOR}:
             return tensors[value[_TENSOR]]
+        if value.keys() == {_ITEMS}:
+            return {key: _put_back(item, tensors) for key, item in value[_ITEMS]}
+        if value.keys() == {_FLOAT}:
+            return float(value[_FLOAT])
         return {key: _put_back(item, tensors) for key, item in value.items()}
     if isinstance(value, list):
         return [_put_back(item, tensors) for item in value]

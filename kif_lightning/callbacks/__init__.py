@@ -1,5 +1,6 @@
 """Lightning glue: what happens at task boundaries, and what is shown meanwhile."""
 
+from kif_lightning.callbacks.checkpoint import StopBetweenSteps, TaskCheckpoint
 from kif_lightning.callbacks.fusion import KnowledgeFusion
 from kif_lightning.callbacks.magnitude_mask import MagnitudeMask
 from kif_lightning.callbacks.progress import TaskProgress
@@ -14,5 +15,7 @@ __all__ = [
     "MagnitudeMask",
     "RecurrentFusion",
     "SelectBestStep",
+    "StopBetweenSteps",
+    "TaskCheckpoint",
     "TaskProgress",
 ]

@@ -24,6 +24,9 @@ class TaskProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over the task's micro-batches."""
         self._open("train", int(trainer.num_training_batches) * (trainer.max_epochs or 1))
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        if done:
+            self._bar.update(done)
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """One micro-batch done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -90,6 +91,26 @@ class SelectBestStep(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A new task: nothing selected yet."""
         self._begin()
+
+    def task_state(self) -> dict[str, Any]:
+        """The looks so far and what is kept of the best one."""
+        return {
+            "selected_step": self.selected_step,
+            "stopped_early": self.stopped_early,
+            "best_loss": self._best_loss,
+            "last_look": self._last_look,
+            "num_looks": self._num_looks,
+            "looks_since_best": self._looks_since_best,
+            "weights": self._weights,
+            "averages": self._averages,
+        }
+
+    def load_task_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`task_state` gave."""
+        self.selected_step, self.stopped_early = state["selected_step"], state["stopped_early"]
+        self._best_loss, self._last_look = state["best_loss"], state["last_look"]
+        self._num_looks, self._looks_since_best = state["num_looks"], state["looks_since_best"]
+        self._weights, self._averages = state["weights"], state["averages"]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
