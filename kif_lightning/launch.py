@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from rich.console import Console
 
 from kif_lightning import ranks
 from kif_lightning.assembly import build_benchmark, build_parts, fixed
@@ -50,7 +51,7 @@ def launch(config: DictConfig) -> None:
     A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
     """
     _quiet()
-    console = RunConsole()
+    console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
     sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     try:
         with Interruption(console.say) as interruption, _telling_full_disks(config):
@@ -62,7 +63,8 @@ def launch(config: DictConfig) -> None:
         )
         sys.exit(EXIT_STATUS if ranks.is_first() else 0)
     except UserError as error:
-        logging.getLogger(__name__).error("%s", error)
+        if ranks.is_first():
+            logging.getLogger(__name__).error("%s", error)
         if not sweep:
             sys.exit(2)
         _note_failure(config, error)
@@ -120,7 +122,7 @@ def run(
     runner = new_runner(config, console, interruption)
     console.say(f"Run folder: {folder.path}")
     _tell_fixes(config, console)
-    if config.examine_data:
+    if config.examine_data and ranks.is_first():
         report = examine_run(runner.parts)
         runner.data_findings = [f for f in report["findings"] if f["severity"] != "note"]
         for line in brief(report, _whole_report(config)):
@@ -130,7 +132,8 @@ def run(
         return None
     # Everything the model must agree to is tried before the first file is written.
     runner.build()
-    folder.open(settings, rerun=config.rerun)
+    if ranks.is_first():
+        folder.open(settings, rerun=config.rerun)
     results = runner.run()
     console.metrics(results["metrics"], results["formulas"])
     console.say(f"Results: {folder.path / 'results.json'}")

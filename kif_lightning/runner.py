@@ -16,10 +16,12 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from kif_lightning import ranks
 from kif_lightning.assembly import Parts
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
@@ -127,11 +129,32 @@ class StreamRunner:
         except ImportError as error:
             raise UserError(f"The logger cannot be used: {error}.") from error
 
+    def _join(self) -> None:
+        """Start the other ranks, if there are to be some, and let all know each other.
+
+        Lightning would do so in the first fit; but what precedes it must know its rank already.
+        """
+        trainer = self.new_trainer([], training=False)
+        strategy = trainer.strategy
+        if trainer.world_size == 1:
+            return
+        if not isinstance(strategy, DDPStrategy):
+            raise UserError(
+                f"Several processes train with trainer.strategy=ddp, got "
+                f"{self.options.trainer.get('strategy')}: every process holds the whole model."
+            )
+        strategy.connect(self.module)
+        if strategy.launcher is not None:
+            strategy.launcher.launch(_nothing, trainer=trainer)
+        strategy.setup_environment()
+
     def _run(self) -> dict[str, Any]:
+        self._join()
         training = self._start()
         state, phases = self.state, self.data.training_tasks
+        hidden = not (sys.stderr.isatty() and ranks.is_first())
         bar = tqdm(total=len(phases), initial=state.next_task, desc="tasks", position=0,
-                   disable=not sys.stderr.isatty(), dynamic_ncols=True)  # fmt: skip
+                   disable=hidden, dynamic_ncols=True)  # fmt: skip
         for task_index in range(state.next_task, len(phases)):
             if not state.learnt:
                 self._learn(task_index, training)
@@ -225,21 +248,23 @@ class StreamRunner:
                 model=model,
                 seed=self.options.seed,
             )
-            self.data.rehearsed = tuple(parts.rehearsal.examples(context))
+            self.data.rehearsed = ranks.from_first(tuple(parts.rehearsal.examples(context)))
         self._seed(task, task_index, "adapter")
         parts.adapter.begin_task(model, task_index)
         self.module.begin_task(parts.adapter.trainable(model), task_index)
         self._seed(task, task_index, "train")
 
     def _seed(self, task: Task, task_index: int, purpose: str) -> None:
-        seed = derive_seed(self.options.seed, task.name, task_index, purpose)
+        # Adapters begin alike on all ranks; in training each draws a dropout of its own.
+        apart = (ranks.rank(),) if purpose == "train" and ranks.rank() else ()
+        seed = derive_seed(self.options.seed, task.name, task_index, purpose, *apart)
         seed_everything(seed, verbose=False)
 
     def new_trainer(
         self, callbacks: Sequence[Callback], *, training: bool, epochs: int | None = None
     ) -> Trainer:
         """A fresh Trainer: a task boundary is a fit boundary (a second fit would train nothing)."""
-        trainer = Trainer(
+        return Trainer(
             **self.options.trainer,
             max_epochs=epochs or self.options.epochs,
             accumulate_grad_batches=self.data.accumulate_grad_batches,
@@ -254,12 +279,6 @@ class StreamRunner:
             default_root_dir=str(self.folder.path),
             plugins=self._plugins(),
         )
-        if trainer.world_size > 1:
-            raise UserError(
-                f"This version trains in one process, got trainer.devices="
-                f"{self.options.trainer.get('devices')}: set trainer.devices=1."
-            )
-        return trainer
 
     @staticmethod
     def _plugins() -> list[Any]:
@@ -378,7 +397,9 @@ class StreamRunner:
 
     def _save_training(self, trainer: Trainer) -> None:
         self.folder.save_training(
-            self.state, trainer.global_step, lambda path: trainer.save_checkpoint(path, weights_only=False)
+            self.state,
+            trainer.global_step,
+            lambda path: trainer.save_checkpoint(path, weights_only=False),
         )
 
     def _judge(self, task_index: int) -> None:
@@ -466,8 +487,9 @@ class StreamRunner:
             boundary = callback.boundary
             seconds += boundary.seconds
             path = self.folder.path / "importance" / f"{task_index + 1:02d}_{task.name}_{name}.json"
-            record = boundary_record(task.name, asdict(boundary), self.parts.stand_ins)
-            write_json(path, record)
+            if ranks.is_first():
+                record = boundary_record(task.name, asdict(boundary), self.parts.stand_ins)
+                write_json(path, record)
             if boundary.classes is not None and boundary.weight is not None:
                 kinds = {c: boundary.classes.count(c) for c in sorted(set(boundary.classes))}
                 listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
@@ -499,7 +521,7 @@ class StreamRunner:
 
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
-        if self.options.save_model:
+        if self.options.save_model and ranks.is_first():
             with replacing_folder(self.folder.path / "adapter") as folder:
                 self.parts.adapter.save(self.module.model, folder)
                 if self.parts.stand_ins:
@@ -529,7 +551,9 @@ class StreamRunner:
             ),
             cost=self._cost(state),
         )
-        self.folder.write_results(results)
+        if ranks.is_first():
+            self.folder.write_results(results)
+        ranks.barrier()
         return results
 
     @cached_property
@@ -573,6 +597,10 @@ class LearntRows:
             for batch in self.data.sample_batches(num_rows, "rows of the learnt task"):
                 on_device = self.module.transfer_batch_to_device(batch, self.module.device, 0)
                 yield self.module.row_loss(on_device)
+
+
+def _nothing() -> None:
+    """All that is done where the other ranks start."""
 
 
 def _label(task_index: int, task: Task) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm.auto import tqdm
 
+from kif_lightning import ranks
+
 
 class TaskProgress(Callback):
     """Shows training steps, then evaluation batches, under the run's bar over tasks.
@@ -65,4 +67,5 @@ class TaskProgress(Callback):
             miniters=None if terminal else max(1, total // 10),
             ascii=not terminal,
             file=sys.stderr,
+            disable=not ranks.is_first(),
         )
