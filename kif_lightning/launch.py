@@ -10,7 +10,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from kif_lightning.plan import show_plan
 from kif_lightning.protocol import RunOptions
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.doctor_table import brief
+from kif_lightning.run_lock import RunLock
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
 from kif_lightning.storage import write_json
@@ -132,9 +133,14 @@ def run(
         return None
     # Everything the model must agree to is tried before the first file is written.
     runner.build()
-    if ranks.is_first():
-        folder.open(settings, rerun=config.rerun)
-    results = runner.run()
+    with ExitStack() as held:
+        if ranks.is_first():
+            folder.require_own()
+            told = held.enter_context(RunLock(folder=folder.path))
+            if told is not None:
+                console.say(told)
+            folder.open(settings, rerun=config.rerun)
+        results = runner.run()
     console.metrics(results["metrics"], results["formulas"])
     console.say(f"Results: {folder.path / 'results.json'}")
     return results

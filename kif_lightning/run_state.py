@@ -143,12 +143,19 @@ class RunFolder:
         if self._config.is_file():
             self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
             return
-        if not ours and self.path.is_dir() and any(self.path.iterdir()):
+        self.require_own()
+        write_text(self._config, OmegaConf.to_yaml(OmegaConf.create(settings)))
+
+    def require_own(self) -> None:
+        """Raise UserError if the folder holds something else than a run."""
+        if self._config.is_file() or not self.path.is_dir():
+            return
+        # The lock comes before the config; a kill may have left a half-written file.
+        if any(not path.name.startswith(".") for path in self.path.iterdir()):
             raise UserError(
                 f"The run folder {self.path} holds files, but no run's config.yaml: choose another "
                 "with run_dir=FOLDER, or empty it."
             )
-        write_text(self._config, OmegaConf.to_yaml(OmegaConf.create(settings)))
 
     def _throw_away(self) -> None:
         """Remove what a run writes, ``config.yaml`` last, and nothing else."""

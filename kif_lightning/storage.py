@@ -135,7 +135,7 @@ def check_state(folder: Path) -> None:
             raise UserError(f"{path} is missing or damaged ({error}).") from error
         if not isinstance(contents, dict) or contents.get(name) != found:
             raise UserError(
-                f"{path} is damaged: it is not what was written (size or CRC-32 differ)."
+                f"{path} is missing or damaged (its size or CRC-32 is not what was written)."
             )
 
 

@@ -105,10 +105,10 @@ def test_same_seed_same_bits_and_a_resumed_run_is_no_other(
     run(composed(request, tmp_path / "other", "seed=2"))
     learn = StreamRunner._learn
 
-    def power_fails(self: StreamRunner, task_index: int, state: Any) -> None:
+    def power_fails(self: StreamRunner, task_index: int, training: Any) -> None:
         if task_index == 1:
             raise RuntimeError("power")
-        learn(self, task_index, state)
+        learn(self, task_index, training)
 
     with monkeypatch.context() as patch:
         patch.setattr(StreamRunner, "_learn", power_fails)

@@ -1,4 +1,4 @@
-"""The run folder: who may write into it, and the state after the last complete task."""
+"""The run folder: who may write into it, and the states that a run can go on from."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 import kif_lightning.run_state
 from kif_lightning.errors import UserError
-from kif_lightning.run_state import RunFolder, RunState
-from kif_lightning.storage import flat
+from kif_lightning.run_state import Resumed, RunFolder, RunState
+from kif_lightning.storage import flat, save_state
 
 SETTINGS: dict[str, Any] = {
     "seed": 1,
@@ -103,10 +103,30 @@ def test_a_new_run_has_no_state(folder: RunFolder) -> None:
     assert RunFolder(folder.path / "nowhere").load() is None
 
 
+class Equal(list[float]):
+    """Equal to a tensor of these numbers."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, torch.Tensor) and other.tolist() == list(self)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def loaded(folder: RunFolder, resume: str = "latest") -> Resumed:
+    return RunFolder(folder.path).load(resume) or pytest.fail("no state")
+
+
+def save_step(folder: RunFolder, state: RunState, step: int) -> None:
+    content = {"step": torch.tensor(step)}
+    folder.save_training(state, step, lambda path: save_state(path, content))
+
+
 def test_state_and_parts_come_back(folder: RunFolder) -> None:
     state = RunState(
         num_tasks=2,
         next_task=1,
+        learnt=True,
+        evaluated={"0": 50.0},
         score_matrix=[[71.5, None]],
         untrained=[1 / 3, 0.0],
         phases=[{"name": "colour", "last_loss": None, "seconds": {"train": 0.1}}],
@@ -114,23 +134,51 @@ def test_state_and_parts_come_back(folder: RunFolder) -> None:
     )
     weights = torch.tensor([1 / 3, float("nan")]).bfloat16()
     folder.save(state, {"adapter": {"q.lora_A.weight": weights}, "penalties": {}})
-    loaded = RunFolder(folder.path).load()
-    assert loaded is not None
-    assert loaded[0] == state
-    assert not loaded[0].finished
-    assert loaded[1]["penalties"] == {}
-    found = loaded[1]["adapter"]["q.lora_A.weight"]
+    resumed = loaded(folder)
+    assert resumed.state == state
+    assert not resumed.state.finished
+    assert resumed.training is None
+    assert resumed.parts is not None
+    assert resumed.parts["penalties"] == {}
+    found = resumed.parts["adapter"]["q.lora_A.weight"]
     assert torch.equal(found.view(torch.int16), weights.view(torch.int16))
 
 
-def test_only_the_newest_state_is_kept(folder: RunFolder) -> None:
+def test_the_newest_state_and_the_one_before_are_kept(folder: RunFolder) -> None:
     for task in (1, 2, 3):
         folder.save(RunState(num_tasks=3, next_task=task), {"w": torch.full((2,), float(task))})
         names = {path.name for path in (folder.path / "state").iterdir()}
-        assert names == {f"after_{task:03d}", "latest.json"}
-    state, parts = folder.load() or pytest.fail("no state")
-    assert (state.next_task, state.finished) == (3, True)
-    assert parts["w"].tolist() == [3.0, 3.0]
+        before = {f"after_{task - 1:03d}", "previous.json"} if task > 1 else set()
+        assert names == {f"after_{task:03d}", "latest.json", *before}
+    assert loaded(folder).state.finished
+    assert loaded(folder).parts == {"w": Equal([3.0, 3.0])}
+
+
+def test_a_checkpoint_within_a_task_stands_on_the_task_before(folder: RunFolder) -> None:
+    state = RunState(num_tasks=3, next_task=1)
+    folder.save(state, {"w": torch.ones(2)})
+    for step in (5, 10, 15):
+        save_step(folder, state, step)
+    resumed = loaded(folder)
+    assert resumed.parts == {"w": Equal([1.0, 1.0])}
+    assert resumed.training == folder.path / "state" / "task_002_step_00000015"
+    assert resumed.state.reached(resumed.training.name) == "step 15 of task 2 of 3"
+    names = {path.name for path in (folder.path / "state").iterdir() if path.is_dir()}
+    assert names == {"after_001", "task_002_step_00000010", "task_002_step_00000015"}
+    folder.save(RunState(num_tasks=3, next_task=1, learnt=True), {"w": torch.zeros(2)})
+    assert loaded(folder).training is None
+    assert loaded(folder).state.reached() == "the evaluation after task 2 of 3"
+
+
+def test_scores_alone_leave_the_files_and_the_state_before(folder: RunFolder) -> None:
+    folder.save(RunState(num_tasks=3, next_task=1), {"w": torch.ones(2)})
+    folder.save(RunState(num_tasks=3, next_task=1, learnt=True), {"w": torch.zeros(2)})
+    for score in (1.0, 2.0):
+        evaluated = {"0": score}
+        folder.save(RunState(num_tasks=3, next_task=1, learnt=True, evaluated=evaluated))
+    assert loaded(folder).state.evaluated == {"0": 2.0}
+    assert loaded(folder).parts == {"w": Equal([0.0, 0.0])}
+    assert loaded(folder, "previous").parts == {"w": Equal([1.0, 1.0])}
 
 
 @pytest.mark.parametrize("dies_in", ["save_state", "write_json"])
@@ -146,20 +194,49 @@ def test_a_kill_while_saving_leaves_the_state_before(
     with pytest.raises(KeyboardInterrupt):
         folder.save(RunState(num_tasks=3, next_task=2), {"w": torch.zeros(2)})
     monkeypatch.undo()
-    state, parts = folder.load() or pytest.fail("no state")
-    assert (state.next_task, parts["w"].tolist()) == (1, [1.0, 1.0])
+    assert loaded(folder).state.next_task == 1
+    assert loaded(folder).parts == {"w": Equal([1.0, 1.0])}
     folder.save(RunState(num_tasks=3, next_task=2), {"w": torch.zeros(2)})
-    assert (folder.load() or pytest.fail("no state"))[0].next_task == 2
+    assert loaded(folder).state.next_task == 2
 
 
-@pytest.mark.parametrize("name", ["latest.json", "after_001/state.json"])
-def test_a_damaged_state_is_named(folder: RunFolder, name: str) -> None:
-    folder.save(RunState(num_tasks=2, next_task=1), {})
+@pytest.mark.parametrize(
+    "name", ["latest.json", "after_002/state.json", "after_002/tensors.safetensors"]
+)
+def test_a_damaged_state_is_named_and_the_one_before_offered(folder: RunFolder, name: str) -> None:
+    for task in (1, 2):
+        folder.save(RunState(num_tasks=3, next_task=task), {"w": torch.full((2,), float(task))})
     path = folder.path / "state" / name
     path.write_text("{")
-    with pytest.raises(UserError) as error:
-        folder.load()
+    before = content(folder.path)
+    with pytest.raises(UserError, match=r"the end of task 1 of 3, with resume=previous") as error:
+        RunFolder(folder.path).load()
     assert str(path) in str(error.value)
+    assert content(folder.path) == before
+    resumed = loaded(folder, "previous")
+    assert (resumed.state.next_task, resumed.parts) == (1, {"w": Equal([1.0, 1.0])})
+    assert loaded(folder).state.next_task == 1, "from now on it is the latest"
+
+
+def test_a_damaged_checkpoint_is_told_before_the_training_begins(folder: RunFolder) -> None:
+    state = RunState(num_tasks=3, next_task=1)
+    folder.save(state, {"w": torch.ones(2)})
+    for step in (5, 10):
+        save_step(folder, state, step)
+    path = folder.path / "state" / "task_002_step_00000010" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"step 5 of task 2 of 3, with resume=previous") as error:
+        RunFolder(folder.path).load()
+    assert str(path) in str(error.value)
+
+
+def test_without_a_state_before_a_damaged_one_means_to_start_anew(folder: RunFolder) -> None:
+    with pytest.raises(UserError, match="no state before"):
+        folder.load("previous")
+    folder.save(RunState(num_tasks=2, next_task=1), {})
+    (folder.path / "state" / "latest.json").write_text("{")
+    with pytest.raises(UserError, match="rerun=true"):
+        RunFolder(folder.path).load()
 
 
 def test_finished_is_told_by_the_results_of_the_same_settings(folder: RunFolder) -> None:

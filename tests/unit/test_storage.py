@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+import kif_lightning.storage
 from kif_lightning.errors import UserError
 from kif_lightning.storage import (
     load_state,
@@ -78,7 +82,8 @@ def test_the_comparison_itself_sees_a_bit() -> None:
 def test_no_pickle_and_nothing_else_is_written(tmp_path: Path) -> None:
     save_state(tmp_path / "state", state())
     names = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
-    assert names == ["state", "state/state.json", "state/tensors.safetensors"]
+    files = ("contents.json", "state.json", "tensors.safetensors")
+    assert names == ["state", *(f"state/{name}" for name in files)]
     json.loads((tmp_path / "state" / "state.json").read_text())
 
 
@@ -93,7 +98,7 @@ def test_saving_again_replaces_the_whole_state(tmp_path: Path) -> None:
     assert same(load_state(tmp_path / "state"), {"new": torch.zeros(2)})
 
 
-@pytest.mark.parametrize("bad", [object(), float("nan"), {1, 2}], ids=["object", "nan", "set"])
+@pytest.mark.parametrize("bad", [object(), {1, 2}], ids=["object", "set"])
 def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, bad: Any) -> None:
     save_state(tmp_path / "state", {"x": torch.ones(3), "n": 1})
     with pytest.raises((TypeError, ValueError)):
@@ -101,6 +106,33 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, bad: 
     assert same(load_state(tmp_path / "state"), {"x": torch.ones(3), "n": 1})
     save_state(tmp_path / "state", {"n": 2})
     assert load_state(tmp_path / "state") == {"n": 2}, "what the failure left is in nobody's way"
+
+
+def test_numbers_as_keys_and_floats_that_json_lacks(tmp_path: Path) -> None:
+    optimizer = {0: {"step": torch.tensor(3.0)}, 1: {"lr": 0.1, "betas": (0.9, 0.999)}}
+    floats = [float("inf"), float("-inf"), 1.5]
+    save_state(tmp_path / "state", {"optimizer": optimizer, "floats": floats, "nan": float("nan")})
+    found = load_state(tmp_path / "state")
+    assert same(found["optimizer"][0], optimizer[0])
+    assert found["optimizer"][1] == {"lr": 0.1, "betas": [0.9, 0.999]}
+    assert found["floats"] == floats
+    assert math.isnan(found["nan"])
+
+
+def test_a_full_disk_is_told_as_such_and_leaves_the_old_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_state(tmp_path / "state", {"x": torch.ones(3)})
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+    monkeypatch.setattr(kif_lightning.storage, "save_file", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        save_state(tmp_path / "state", {"x": torch.zeros(3)})
+    assert error.value.errno == errno.ENOSPC
+    assert same(load_state(tmp_path / "state"), {"x": torch.ones(3)})
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
@@ -111,8 +143,9 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, bad: 
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"\xff\xfe garbage"),
         lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"~"),
     ],
-    ids=["truncated", "empty", "garbage", "missing"],
+    ids=["truncated", "empty", "garbage", "missing", "one byte"],
 )
 def test_a_damaged_state_is_named(tmp_path: Path, name: str, damage: Callable[[Path], Any]) -> None:
     save_state(tmp_path / "state", {"x": torch.ones(50), "n": 1})
