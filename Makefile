@@ -5,10 +5,12 @@ BIN = $(VENV)/bin
 APP = $(VENV)/.app
 READY = $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --dist worksteal
+RUNS ?= 60
+SEED ?= 1
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup smollm2 lint format type test test-all fuzz bench clean
+.PHONY: help demo setup smollm2 lint format type test test-all fuzz chaos bench clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,6 +60,10 @@ test-all: $(READY)  ## all tests; no network but the package registry
 
 fuzz: $(READY)  ## 10,000 damaged data files: each is read rightly or refused by line
 	KIF_FUZZ=10000 $(PYTEST) tests/integration/test_fuzz.py
+
+chaos: $(READY)  ## 60 short runs killed at random moments and resumed: each ends as the uninterrupted one
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.helpers.chaos \
+	  --runs $(RUNS) --seed $(SEED)
 
 bench: $(READY)  ## benchmarks, measured side by side
 	$(BIN)/python experiments/benchmarks/importance.py

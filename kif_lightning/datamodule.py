@@ -338,12 +338,12 @@ class ContinualDataModule(LightningDataModule):
         """Optimizer steps of a task."""
         return epochs * -(-self.num_training_rows(task) // self.batch_size)
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> TrainingLoader:
         """Micro-batches of the present task and what is rehearsed with it."""
         examples = [*self._training_split()[0], *self.rehearsed]
         return self._loader(examples, (self.task.name, "row order"))
 
-    def rows_dataloader(self, rows: Sequence[Row], purpose: str) -> DataLoader[Any]:
+    def rows_dataloader(self, rows: Sequence[Row], purpose: str) -> TrainingLoader:
         """Micro-batches of given rows, such as the memory's."""
         examples = [self.backbone.encode(row) for row in rows]
         return self._loader(examples, (self.task.name, purpose))

@@ -10,6 +10,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from kif_lightning.kif.shards import is_sharded, part
+from kif_lightning.ranks import any_rank
+
 TaskKind = Literal["classification", "generation", "multiple_choice", "dialogue_state"]
 Parameters = Mapping[str, nn.Parameter]
 """Exported name (as in the saved adapter) -> trainable parameter."""
@@ -386,9 +389,11 @@ def count_weights(parameters: Mapping[str, Tensor]) -> int:
 def all_finite(tensors: Sequence[Tensor]) -> bool:
     """Whether every element is finite, with one device synchronisation.
 
-    A norm beyond the dtype's range counts as not finite.
+    A norm beyond the dtype's range counts as not finite. If some are spread over ranks, every rank
+    must call, and all get the same answer.
     """
     if not tensors:
         return True
-    norms = [norm.float() for norm in torch._foreach_norm(list(tensors))]
-    return bool(torch.isfinite(torch.stack(norms)).all())
+    norms = [norm.float() for norm in torch._foreach_norm([part(tensor) for tensor in tensors])]
+    finite = bool(torch.isfinite(torch.stack(norms)).all())
+    return not any_rank(not finite)[0] if any(map(is_sharded, tensors)) else finite

@@ -177,7 +177,7 @@ class ContinualModule(LightningModule):
     def step_loss(self, batch: Batch) -> Tensor:
         """What a micro-batch adds to the loss of its optimizer step, penalties included.
 
-        A filler adds 0, but goes through the model, as sharded weights are gathered by all processes
+        A filler adds 0, but goes through the model: sharded weights are gathered by all processes
         together. What is not finite in its gradient is so in that of the real row it copies.
         """
         logits, labels = self.backbone.answer_logits(self.model, batch["inputs"])

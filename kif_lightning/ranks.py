@@ -6,6 +6,7 @@ A rank is a process's number. All functions but :func:`is_first` must be called 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, distributed
 T = TypeVar("T")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where launchers tell a process its rank before the processes know each other."""
+
+BUCKET_ELEMENTS = 1 << 24
+"""Numbers that are summed together: few exchanges, 64 MiB of float32 at a time."""
 
 
 def _joined() -> bool:
@@ -49,6 +53,25 @@ def summed(tensor: Tensor) -> Tensor:
     total = tensor.detach().to(_device(), copy=True)
     distributed.all_reduce(total)
     return total.to(tensor.device)
+
+
+def sum_(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by the sum of all ranks', many of them in one exchange.
+
+    Tensors of an exchange take its widest dtype meanwhile.
+    """
+    if world_size() == 1:
+        return
+    bucket: list[Tensor] = []
+    for number, tensor in enumerate(tensors, start=1):
+        bucket.append(tensor)
+        if number == len(tensors) or sum(map(torch.numel, bucket)) >= BUCKET_ELEMENTS:
+            flat = torch.cat([each.detach().reshape(-1).to(_device()) for each in bucket])
+            distributed.all_reduce(flat)
+            sizes = [each.numel() for each in bucket]
+            for each, total in zip(bucket, flat.split(sizes), strict=True):
+                each.detach().copy_(total.view(each.shape))
+            bucket = []
 
 
 def any_rank(*flags: bool) -> tuple[bool, ...]:

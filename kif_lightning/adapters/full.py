@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from kif_lightning.adapters.peft_adapter import copy_exactly
+from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Backbone
 
 
@@ -22,7 +23,16 @@ class FullAdapter:
         self._backbone: Backbone | None = None
 
     def attach(self, model: nn.Module, backbone: Backbone) -> nn.Module:
-        """The model itself, every parameter trainable."""
+        """The model itself, every parameter trainable.
+
+        Raises:
+            UserError: quantised weights, which cannot learn.
+        """
+        if not all(parameter.is_floating_point() for parameter in model.parameters()):
+            raise UserError(
+                "Full fine-tuning cannot change quantised weights: use method/adapter=lora, or "
+                "backbone.quantisation=null and weights saved in full."
+            )
         self._backbone = backbone
         return model.requires_grad_(True)
 

@@ -36,7 +36,7 @@ def attach_with_peft(
     config.task_type = backbone.task_type
     try:
         peft_model: nn.Module = get_peft_model(model, config, adapter)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # the type: an adapter unfit for quantised weights
         raise UserError(_no_match(config, model, error)) from error
     config.base_model_name_or_path = backbone.public_name
     # peft writes these into the saved adapter's model card: no path of this machine.
@@ -103,7 +103,7 @@ def copy_exactly(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
             parameter.copy_(state[name])
 
 
-def _no_match(config: PeftConfig, model: nn.Module, error: ValueError) -> str:
+def _no_match(config: PeftConfig, model: nn.Module, error: Exception) -> str:
     wanted = getattr(config, "target_modules", None)
     kinds: dict[str, int] = {}
     for name, module in model.named_modules():

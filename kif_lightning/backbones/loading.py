@@ -18,6 +18,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kif_lightning.backbones.quantisation import (
+    Quantisation,
+    keep_trainable_,
+    quantisation_stamp,
+    quantised_loading,
+    require_quantisable,
+)
 from kif_lightning.backbones.tokens import Truncation
 from kif_lightning.errors import MissingPartError, UserError, require_choice, require_count
 from kif_lightning.online import hub_answers
@@ -37,7 +44,11 @@ class Pretrained:
         source: ``hub``; ``package``: the GGUF file inside an installed distribution, dequantised on
             loading; ``bundled``: a stand-in model that is part of this package.
         package: the name of that distribution.
-        dtype: of the weights: float32, bfloat16 or float16.
+        dtype: of the weights: float32, bfloat16 or float16; of the unpacked ones, if quantised.
+        quantisation: ``4bit`` or ``8bit``: frozen base weights packed by bitsandbytes; None: as
+            they are. Only adapters can learn then.
+        gradient_checkpointing: keep each layer's input alone and compute the layer again in the
+            backward pass: less memory, about a third more time, the same gradients.
         max_source_tokens: longer prompts are cut.
         max_target_tokens: longer answers are cut in training; caps generation tasks.
         truncation: ``middle`` keeps a prompt's start and end, ``right`` its start alone.
@@ -46,7 +57,7 @@ class Pretrained:
 
     Raises:
         UserError: unknown dtype, source or truncation, limits below 2, a folder that is not there,
-            a package not installed.
+            a package not installed, weights that cannot be quantised here.
     """
 
     name: str
@@ -55,6 +66,8 @@ class Pretrained:
     source: Literal["hub", "package", "bundled"] = "hub"
     package: str | None = None
     dtype: str = "float32"
+    quantisation: Quantisation | None = None
+    gradient_checkpointing: bool = False
     max_source_tokens: int = 512
     max_target_tokens: int = 128
     truncation: Truncation = "middle"
@@ -67,6 +80,10 @@ class Pretrained:
         require_choice("backbone.truncation", self.truncation, ("middle", "right"))
         require_choice("backbone.dtype", self.dtype, _DTYPES)
         require_choice("backbone.source", self.source, ("hub", "package", "bundled"))
+        require_choice(
+            "backbone.gradient_checkpointing", self.gradient_checkpointing, (True, False)
+        )
+        require_quantisable(self.quantisation, gguf=self._from_gguf)
         if self.path is not None:
             if not (Path(self.path) / "config.json").is_file():
                 raise UserError(
@@ -93,7 +110,13 @@ class Pretrained:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the weights come from, without paths of the machine."""
+        """Where the weights come from and how they are packed, without paths of the machine."""
+        if self.quantisation is None:
+            return self._origin()
+        stamp = quantisation_stamp(self.quantisation, self.dtype)
+        return {**self._origin(), "quantisation": stamp}
+
+    def _origin(self) -> dict[str, Any]:
         if self.path is not None:
             return {"source": "folder", "folder": Path(self.path).name}
         if self.source == "package":
@@ -126,8 +149,20 @@ class Pretrained:
             raise self._unreachable()
 
     def load_pretrained(self, auto_class: type) -> nn.Module:
-        """The pretrained module, all weights in ``dtype``."""
-        return self._load(auto_class, dtype=_DTYPES[self.dtype], **self._dequantise())
+        """The pretrained module, all weights in ``dtype`` but the quantised ones."""
+        model = self._load(auto_class, dtype=_DTYPES[self.dtype], **self._packing())
+        keep_trainable_(model)
+        if self.gradient_checkpointing:
+            if not model.supports_gradient_checkpointing:
+                raise UserError(
+                    f"The model of backbone {self.name} ({type(model).__name__}) cannot be "
+                    "checkpointed: use backbone.gradient_checkpointing=false."
+                )
+            # A later transformers 5 has another name for it. Without reentrance the gradient needs
+            # no input that requires one: frozen embeddings are no obstacle.
+            later = getattr(model, "activation_checkpointing_enable", None)
+            (later or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        return model
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -195,8 +230,14 @@ class Pretrained:
             return str(bundled_folder(self.name)), {}
         return self.hub_name, {}
 
-    def _dequantise(self) -> Mapping[str, Any]:
-        if self.path is not None or self.source != "package":
+    @property
+    def _from_gguf(self) -> bool:
+        return self.path is None and self.source == "package"
+
+    def _packing(self) -> Mapping[str, Any]:
+        if self.quantisation is not None:
+            return quantised_loading(self.quantisation)
+        if not self._from_gguf:
             return {}
         from transformers import GgufConfig
 

@@ -91,6 +91,7 @@ class Seq2SeqBackbone(Pretrained):
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             labels=batch["labels"],
+            use_cache=False,
         )
         return output.logits, batch["labels"]
 

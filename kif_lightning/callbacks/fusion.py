@@ -32,6 +32,7 @@ class KnowledgeFusion(Callback):
         units: trainable weights -> skill units.
         beta: share of the past in the accumulated importance, in [0, 1].
         top_percent: share of units that count as important in the reported classes, in (0, 100].
+        offload_snapshot: keep the weights before the task in the CPU's memory.
 
     Raises:
         UserError: a value out of range, no rule or no units; a module that tracks no importance;
@@ -47,6 +48,7 @@ class KnowledgeFusion(Callback):
         units: Partition | None,
         beta: float = 0.7,
         top_percent: float = 20.0,
+        offload_snapshot: bool = False,
     ) -> None:
         if rule is None or units is None:
             raise UserError(
@@ -59,6 +61,7 @@ class KnowledgeFusion(Callback):
         self.partition = units
         self.beta = beta
         self.top_percent = top_percent
+        self.offload_snapshot = offload_snapshot
         self.boundary: Boundary | None = None
         self._unit_ids: tuple[str, ...] = ()
         self._accumulated: Tensor | None = None
@@ -87,7 +90,8 @@ class KnowledgeFusion(Callback):
                 f"The accumulated importance is of {len(self._unit_ids)} units, the model has "
                 f"{len(self.units)} now, or others: adapter and units must stay the same."
             )
-        self._snapshot = {name: p.detach().clone() for name, p in parameters.items()}
+        place = torch.device("cpu") if self.offload_snapshot else None
+        self._snapshot = {n: p.detach().to(place, copy=True) for n, p in parameters.items()}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Identify, then fuse."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_between
 from kif_lightning.interfaces import LearningModule
 
@@ -24,7 +25,8 @@ class MagnitudeMask(Callback):
     row o (and the bias's entry) becomes zero unless ``m_o`` is at least the layer's ``quantile`` of
     m (Du et al., arXiv 2406.17245). y is the layer's output; for LoRA's B that of the whole layer
     it adds to, base weights included. Positions that the batch pads do not count
-    (but in a decoder's output layer, which sees the last positions alone).
+    (but in a decoder's output layer, which sees the last positions alone). Micro-batches of all
+    processes count.
 
     The mask acts before the gradient is checked, measured and clipped. An optimizer with momentum
     or weight decay moves masked rows nevertheless. The output layer, where it is tied to the
@@ -43,8 +45,10 @@ class MagnitudeMask(Callback):
         self.quantile = quantile
         self._tasks_learnt = 0
         self._magnitudes: dict[nn.Linear, Tensor] = {}
+        self._layers: list[nn.Linear] = []
         self._handles: list[RemovableHandle] = []
         self._real: list[Tensor] = []
+        self._filler = False
 
     def check(self, module: LearningModule) -> None:
         """Refuse a model in which nothing could be masked."""
@@ -60,15 +64,18 @@ class MagnitudeMask(Callback):
         self.check(learning)
         self._remove_hooks()
         if self._tasks_learnt > 0:
+            listened = listened_modules(learning)
+            self._layers = list(listened)
             self._handles = [
                 source.register_forward_hook(partial(self._listen, layer, sees_target(name)))
-                for layer, (name, source) in listened_modules(learning).items()
+                for layer, (name, source) in listened.items()
             ]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Which positions of source and target are no padding, each (N, positions)."""
+        self._filler = not batch["weight"]
         inputs = batch["inputs"]
         self._real = [inputs["attention_mask"] > 0, inputs["labels"] >= 0]
 
@@ -76,7 +83,7 @@ class MagnitudeMask(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Mask; Lightning calls this before the module's own hook."""
-        for layer, magnitude in self._magnitudes.items():
+        for layer, magnitude in self._magnitudes_of_all().items():
             kept = largest(magnitude, self.quantile)
             for parameter in layer.parameters(recurse=False):
                 if parameter.grad is not None:
@@ -84,6 +91,19 @@ class MagnitudeMask(Callback):
                     shape = [-1] + [1] * (parameter.dim() - 1)
                     parameter.grad.mul_(kept.view(shape))
         self._magnitudes.clear()
+
+    def _magnitudes_of_all(self) -> dict[nn.Linear, Tensor]:
+        """Summed over processes; one that had fillers only takes part with zeros."""
+        if ranks.world_size() == 1:
+            return self._magnitudes
+        found = {}
+        for layer in self._layers:
+            zeros = layer.weight.new_zeros(layer.out_features, dtype=torch.float32)
+            found[layer] = self._magnitudes.get(layer, zeros)
+        used = torch.tensor([float(layer in self._magnitudes) for layer in self._layers])
+        ranks.sum_([*found.values(), used])
+        flags = zip(found.items(), used.tolist(), strict=True)
+        return {layer: magnitude for (layer, magnitude), number in flags if number}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One more task is learnt."""
@@ -109,7 +129,7 @@ class MagnitudeMask(Callback):
     ) -> None:
         # A look at held-out rows or a teacher's pass is no training. Gradient checkpointing
         # computes every training pass twice, which doubles the sums: what is kept stays.
-        if source.training:
+        if source.training and not self._filler:
             magnitudes = output.detach().abs()
             for real in reversed(self._real) if target_first else self._real:
                 if real.shape == output.shape[:-1]:
@@ -122,7 +142,7 @@ class MagnitudeMask(Callback):
     def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles = []
+        self._handles, self._layers = [], []
         self._magnitudes.clear()
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import AdamW
 
+from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_between, require_count
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import Batch, LearningModule, Needs, all_finite
@@ -31,7 +32,8 @@ class RecurrentFusion(Callback):
 
     The outer optimizer is new in each task; the inner one keeps its state across the merges. An
     outer step with a non-finite loss or gradient is left out and counted. With fp16 the outer steps
-    run without a loss scale. Importance on both sides is read before each step, unclipped.
+    run without a loss scale. Importance on both sides is read before each step, unclipped. Several
+    processes share the rows of an outer step and sum their gradients.
 
     The module must offer ``trainable_parameters``, ``identification`` and ``step_loss(batch)``, the
     datamodule ``memory_rows`` and ``row_steps(rows, purpose)``.
@@ -87,6 +89,8 @@ class RecurrentFusion(Callback):
         self._optimizer: AdamW | None = None
         self._start: dict[str, Tensor] = {}
         self._steps_before = 0
+        self._drawn = 0
+        """Outer steps' batches taken in the present task."""
 
     def check(self, module: LearningModule) -> None:
         """Refuse a module without importance, or with one that leaves steps out."""
@@ -114,7 +118,42 @@ class RecurrentFusion(Callback):
         parameters = module.trainable_parameters
         self._optimizer = AdamW(parameters.values(), lr=self.outer_lr, weight_decay=0.0)
         self.tracker.reset(parameters)
+        self._drawn = 0
         self._begin_round(module)
+
+    def task_state(self) -> dict[str, Any]:
+        """The round's start and the outer side; nothing where training is plain."""
+        if self._optimizer is None:
+            return {}
+        learnt = zip(self._start, self._optimizer.param_groups[0]["params"], strict=True)
+        state = self._optimizer.state
+        return {
+            "start": dict(self._start),
+            "tracker": self.tracker.state_dict(),
+            "optimizer": {name: dict(state[p]) for name, p in learnt if p in state},
+            "steps_before": self._steps_before,
+            "drawn": self._drawn,
+            "outer_steps": self.outer_steps,
+            "skipped_outer_steps": self.skipped_outer_steps,
+        }
+
+    def load_task_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`task_state` gave."""
+        if self._steps is None or self._optimizer is None:
+            return
+        kept = {place: state["optimizer"].get(name) for place, name in enumerate(self._start)}
+        # torch counts steps on the CPU and would leave the number where it is.
+        moments = {i: {**each, "step": each["step"].cpu()} for i, each in kept.items() if each}
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._start = {n: state["start"][n].to(t.device, copy=True) for n, t in self._start.items()}
+        self.tracker.load_state_dict(state["tracker"])
+        self._steps_before = state["steps_before"]
+        self.outer_steps = state["outer_steps"]
+        self.skipped_outer_steps = state["skipped_outer_steps"]
+        self._drawn = state["drawn"]
+        for _ in range(self._drawn):
+            next(self._steps)
 
     def on_train_batch_end(
         self,
@@ -182,6 +221,7 @@ class RecurrentFusion(Callback):
         for _ in range(self.num_outer_steps):
             self._optimizer.zero_grad()
             losses = []
+            self._drawn += 1
             for batch in next(self._steps):
                 on_device = pl_module.transfer_batch_to_device(batch, pl_module.device, 0)
                 with trainer.precision_plugin.forward_context():
@@ -189,7 +229,10 @@ class RecurrentFusion(Callback):
                 loss.backward()
                 losses.append(loss.detach())
             gradients = {name: p.grad for name, p in parameters.items()}
-            if not all_finite([*losses, *(g for g in gradients.values() if g is not None)]):
+            # The sums are the same in every process, and so is what is not finite in them.
+            sums = [torch.stack(losses).sum(), *(g for g in gradients.values() if g is not None)]
+            ranks.sum_(sums)
+            if not all_finite(sums):
                 self.skipped_outer_steps += 1
                 continue
             self.tracker.update(parameters, gradients)

@@ -14,6 +14,7 @@ from kif_lightning.callbacks.fusion import KnowledgeFusion, learning
 from kif_lightning.errors import require_choice, require_count
 from kif_lightning.interfaces import Boundary, FitRows, LearningModule, Needs, Parameters, Row
 from kif_lightning.kif import SkillUnits, UnitClass
+from kif_lightning.kif.shards import part
 
 CURRENT_SPECIFIC = UnitClass.CURRENT_SPECIFIC.name.lower()
 
@@ -98,7 +99,7 @@ class FrozenUnits(Callback):
 
     An optimizer knows whole tensors, a rank unit is a row of A and a column of B: the gradient of
     the frozen part is zero, and what the optimizer still does to it (decay) is undone bit for bit
-    before the next forward pass.
+    before the next forward pass. Of weights spread over ranks, each rank sees to its part.
 
     Args:
         units: the partition of the weights.
@@ -108,7 +109,7 @@ class FrozenUnits(Callback):
 
     def __init__(self, units: SkillUnits, frozen: Tensor, parameters: Parameters) -> None:
         self.masks = frozen_masks(units, frozen, parameters)
-        self._kept = {name: parameters[name].detach()[mask] for name, mask in self.masks.items()}
+        self._kept = {name: part(parameters[name])[mask] for name, mask in self.masks.items()}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """To the weights' device, which they have only now."""
@@ -122,15 +123,14 @@ class FrozenUnits(Callback):
         """Zero the gradient of the frozen part, before clipping."""
         for name, parameter in self._frozen(pl_module):
             if parameter.grad is not None:
-                parameter.grad.masked_fill_(self.masks[name], 0.0)
+                part(parameter.grad).masked_fill_(self.masks[name], 0.0)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
         """Undo what the optimizer did to the frozen part without a gradient."""
-        with torch.no_grad():
-            for name, parameter in self._frozen(pl_module):
-                parameter[self.masks[name]] = self._kept[name]
+        for name, parameter in self._frozen(pl_module):
+            part(parameter)[self.masks[name]] = self._kept[name]
 
     def _frozen(self, module: LightningModule) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of each tensor of which a part is frozen."""
@@ -141,7 +141,7 @@ class FrozenUnits(Callback):
 def frozen_masks(
     units: SkillUnits, frozen: Tensor, parameters: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Bool masks in the parameters' shapes, True where a frozen unit owns the weight.
+    """Bool masks in the shapes of the parameters' parts, True where a frozen unit owns the weight.
 
     Args:
         units: the partition.
@@ -154,6 +154,8 @@ def frozen_masks(
             continue
         for member in group.members:
             tensor = parameters[member.parameter]
-            spread = member.spread(frozen[place], tensor)
-            masks[member.parameter] = spread.expand(tensor.shape).to(tensor.device)
+            here = part(tensor)
+            masks[member.parameter] = (
+                member.spread(frozen[place], tensor).expand(here.shape).to(here.device)
+            )
     return masks

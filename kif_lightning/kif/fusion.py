@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kif_lightning.errors import require_between
+from kif_lightning.kif.shards import part
 from kif_lightning.kif.units import SkillUnits
 
 
@@ -131,18 +132,20 @@ def fuse_(
 ) -> None:
     """``W = lam W_prev + (1 - lam) W_cur`` into ``current``, in place, one lam per unit.
 
-    Low-precision weights are fused in float32 and cast back.
+    Low-precision weights are fused in float32 and cast back. Of weights spread over ranks, each
+    rank fuses its part.
 
     Args:
         units: the partition; every member names a tensor of both mappings.
         lam: (U,), share of the previous weights.
-        previous: the fused weights after the task before.
+        previous: the fused weights after the task before, spread as ``current``, on any device.
         current: the weights now; overwritten.
     """
     for group, place in units.slices():
         for member in group.members:
-            target = current[member.parameter]
+            target = part(current[member.parameter])
             dtype = torch.promote_types(target.dtype, torch.float32)
-            share = member.spread(lam[place], target).to(dtype).to(target.device)
-            old = previous[member.parameter].to(device=target.device, dtype=dtype)
+            share = member.spread(lam[place], current[member.parameter]).to(dtype)
+            share = share.to(target.device)
+            old = part(previous[member.parameter]).to(device=target.device, dtype=dtype)
             target.copy_(share * old + (1.0 - share) * target.to(dtype))

@@ -11,11 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kif_lightning.errors import require_between, require_choice
+from kif_lightning.errors import UserError, require_between, require_choice
+from kif_lightning.kif import shards
 from kif_lightning.kif.units import SkillUnits, UnitMember
 
 BUCKET_ELEMENTS = 1 << 20
 """Weights updated together: few kernel launches, temporaries that stay in the cache."""
+SLOWEST_BFLOAT16 = 0.99
+"""At 1 - 1/256 and above an average in bfloat16 no longer falls: its changes are rounded away."""
 
 
 class ImportanceTracker:
@@ -28,10 +31,20 @@ class ImportanceTracker:
         uncertainty  U_t    = alpha2 U_{t-1} + (1 - alpha2) | I_t - Ibar_t |     U_0 = 0
         weight score s      = Ibar * U       (Ibar alone with use_uncertainty=False, an ablation)
 
-    Two averages per weight are kept, in float32 (float64 for float64 weights).
+    Two averages per weight are kept. Of weights spread over ranks, each rank tracks its part.
+
+    Args:
+        order: of the importance.
+        alpha1: share of the past in the sensitivity, in [0, 1].
+        alpha2: share of the past in the uncertainty, in [0, 1].
+        use_uncertainty: whether it counts in the scores.
+        average_dtype: ``float32`` (float64 for float64 weights) or ``bfloat16``: half the memory,
+            8 bits of every average; each step is still computed in float32.
+        offload: the averages live in the CPU's memory and visit the weights' device in pieces.
 
     Raises:
-        UserError: order not 1 or 2, or a smoothing factor outside [0, 1].
+        UserError: order not 1 or 2, a smoothing factor outside [0, 1], an unknown dtype, or a
+            smoothing factor that bfloat16 cannot follow.
     """
 
     def __init__(
@@ -41,23 +54,50 @@ class ImportanceTracker:
         alpha1: float = 0.85,
         alpha2: float = 0.85,
         use_uncertainty: bool = True,
+        average_dtype: Literal["float32", "bfloat16"] = "float32",
+        offload: bool = False,
     ) -> None:
         require_choice("importance.order", order, (1, 2))
         require_between("importance.alpha1", alpha1, 0.0, 1.0)
         require_between("importance.alpha2", alpha2, 0.0, 1.0)
+        require_choice("importance.average_dtype", average_dtype, ("float32", "bfloat16"))
+        if average_dtype == "bfloat16":
+            _require_followable(alpha1=alpha1, alpha2=alpha2)
         self.order = order
         self.alpha1 = alpha1
         self.alpha2 = alpha2
         self.use_uncertainty = use_uncertainty
+        self.average_dtype = average_dtype
+        self.offload = offload
         self.num_steps = 0
         self.sensitivity: dict[str, Tensor] = {}
         self.uncertainty: dict[str, Tensor] = {}
+        self._loaded = False
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
         """Start a task: both averages of every weight at 0."""
         self.num_steps = 0
-        self.sensitivity = {name: _zeros(weight) for name, weight in weights.items()}
-        self.uncertainty = {name: _zeros(weight) for name, weight in weights.items()}
+        self._loaded = False
+        self.sensitivity = {name: self._zeros(weight) for name, weight in weights.items()}
+        self.uncertainty = {name: self._zeros(weight) for name, weight in weights.items()}
+
+    def _zeros(self, weight: Tensor) -> Tensor:
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return shards.zeros_like(
+            weight,
+            dtype=torch.bfloat16 if self.average_dtype == "bfloat16" else dtype,
+            device=torch.device("cpu") if self.offload else weight.device,
+            pin_memory=self.offload and torch.cuda.is_available(),
+        )
+
+    def _settle(self, weights: Mapping[str, Tensor]) -> None:
+        """Bring loaded averages to where, and how, those of these weights are kept."""
+        for averages in (self.sensitivity, self.uncertainty):
+            for name, weight in weights.items():
+                settled = self._zeros(weight)
+                shards.part(settled).copy_(shards.part_as(averages[name], weight))
+                averages[name] = settled
+        self._loaded = False
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]) -> None:
@@ -68,6 +108,8 @@ class ImportanceTracker:
             gradients: their gradients (same shapes, accumulated, unscaled); ``None`` counts as 0.
         """
         assert self.sensitivity.keys() == weights.keys(), "reset() with these weights comes first"
+        if self._loaded:
+            self._settle(weights)
         self.num_steps += 1
         for weight, gradient, sensitivity, uncertainty in self._buckets(weights, gradients):
             importance = list(torch._foreach_mul(weight, gradient))
@@ -84,26 +126,34 @@ class ImportanceTracker:
     def _buckets(
         self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]
     ) -> Iterator[tuple[list[Tensor], ...]]:
-        """Flat views of (w, g, Ibar, U), in groups of about ``BUCKET_ELEMENTS`` weights."""
+        """Flat (w, g, Ibar, U) on the weights' device, in groups of about ``BUCKET_ELEMENTS``.
+
+        What the caller makes of Ibar and U in place is kept.
+        """
         bucket: tuple[list[Tensor], ...] = ([], [], [], [])
+        homes: list[tuple[Tensor, Tensor]] = []
         size = 0
         for name, sensitivity in self.sensitivity.items():
             weight, gradient = weights[name].detach(), gradients[name]
             if gradient is None:
                 gradient = torch.zeros_like(weight)
-            flat = [t.reshape(-1) for t in (weight, gradient, sensitivity, self.uncertainty[name])]
-            for start in range(0, sensitivity.numel(), BUCKET_ELEMENTS):
+            tensors = (weight, gradient, sensitivity, self.uncertainty[name])
+            flat = [shards.part(t).reshape(-1) for t in tensors]
+            dtype = torch.promote_types(sensitivity.dtype, torch.float32)
+            for start in range(0, flat[0].numel(), BUCKET_ELEMENTS):
                 pieces = [t[start : start + BUCKET_ELEMENTS] for t in flat]
-                bucket[0].append(pieces[0].to(sensitivity.dtype))
-                bucket[1].append(pieces[1].to(sensitivity.dtype))
-                bucket[2].append(pieces[2])
-                bucket[3].append(pieces[3])
+                for into, piece in zip(bucket, pieces, strict=True):
+                    # Across first, then wider: half the traffic of bfloat16 averages.
+                    into.append(piece.to(flat[0].device, non_blocking=True).to(dtype))
+                homes += zip(pieces[2:], (bucket[2][-1], bucket[3][-1]), strict=True)
                 size += pieces[2].numel()
                 if size >= BUCKET_ELEMENTS:
                     yield bucket
-                    bucket, size = ([], [], [], []), 0
+                    _bring_home(homes)
+                    bucket, homes, size = ([], [], [], []), [], 0
         if size:
             yield bucket
+            _bring_home(homes)
 
     @torch.no_grad()
     def weight_scores(self) -> dict[str, Tensor]:
@@ -132,12 +182,16 @@ class ImportanceTracker:
 
     def _member_means(self, member: UnitMember) -> Tensor:
         """Mean weight score over all of a tensor but the member's axis: (U_group,), float64."""
-        sensitivity = _rows(_with_float64(self.sensitivity[member.parameter]), member.axis)
-        if not self.use_uncertainty:
-            return sensitivity.mean(dim=1, dtype=torch.float64)
-        uncertainty = _rows(_with_float64(self.uncertainty[member.parameter]), member.axis)
-        dots: Tensor = torch.linalg.vecdot(sensitivity.double(), uncertainty.double(), dim=1)
-        return dots / sensitivity.shape[1]
+        tensor = self.sensitivity[member.parameter]
+        sensitivity = _rows(_with_float64(shards.part(tensor)), member.axis)
+        if self.use_uncertainty:
+            uncertainty = shards.part(self.uncertainty[member.parameter])
+            rows = _rows(_with_float64(uncertainty), member.axis)
+            sums = torch.linalg.vecdot(sensitivity.double(), rows.double(), dim=1)
+        else:
+            sums = sensitivity.sum(dim=1, dtype=torch.float64)
+        num_units = 1 if member.axis is None else tensor.shape[member.axis]
+        return shards.whole(sums, tensor, member.axis) / (tensor.numel() // num_units)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages and the step count, as tensors and numbers."""
@@ -152,11 +206,25 @@ class ImportanceTracker:
         self.num_steps = state["num_steps"]
         self.sensitivity = {name: t.clone() for name, t in state["sensitivity"].items()}
         self.uncertainty = {name: t.clone() for name, t in state["uncertainty"].items()}
+        self._loaded = True
 
 
-def _zeros(weight: Tensor) -> Tensor:
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    return torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+def _bring_home(homes: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy what was computed elsewhere, or in a wider dtype, to where it is kept."""
+    for home, piece in homes:
+        if home is not piece:
+            home.copy_(piece.to(home.dtype))
+
+
+def _require_followable(**factors: float) -> None:
+    """Refuse smoothing so slow that a step's change of an average is below its rounding."""
+    for name, factor in factors.items():
+        if SLOWEST_BFLOAT16 < factor < 1.0:
+            raise UserError(
+                f"importance.{name} must be at most {SLOWEST_BFLOAT16} (or 1) with averages in "
+                f"bfloat16, whose rounding hides slower changes, got {factor}: use "
+                "importance.average_dtype=float32."
+            )
 
 
 def _with_float64(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from kif_lightning.errors import UserError
+from kif_lightning.kif import shards
 
 _LORA_NAME = re.compile(r"^(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?$")
 
@@ -28,12 +29,14 @@ class UnitMember:
     axis: int | None
 
     def spread(self, per_unit: Tensor, tensor: Tensor) -> Tensor:
-        """Shape values (U_group,) to broadcast over ``tensor`` along this member's axis."""
-        if self.axis is None:
-            return per_unit.reshape([1] * tensor.ndim)
+        """Shape values (U_group,) to broadcast over ``tensor`` along this member's axis.
+
+        Of a tensor spread over ranks: the values, and the shape, of this rank's part.
+        """
         shape = [1] * tensor.ndim
-        shape[self.axis] = -1
-        return per_unit.reshape(shape)
+        if self.axis is not None:
+            shape[self.axis] = -1
+        return shards.along(per_unit, tensor, self.axis).reshape(shape)
 
 
 @dataclass(frozen=True)

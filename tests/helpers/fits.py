@@ -51,6 +51,7 @@ class TinyFit:
     held_out: int = 0
     callbacks: Sequence[Callback] = ()
     module_options: dict[str, Any] = field(default_factory=dict)
+    trainer_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.backbone = tiny_backbone(self.folder)
@@ -91,7 +92,6 @@ class TinyFit:
             accelerator="cpu",
             precision=self.precision,
             max_epochs=self.epochs,
-            accumulate_grad_batches=self.data.accumulate_grad_batches,
             gradient_clip_val=self.clip,
             callbacks=list(self.callbacks),
             logger=False,
@@ -100,7 +100,9 @@ class TinyFit:
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
+            **self.trainer_options,
         )
+        self.trainer.accumulate_grad_batches = self.data.accumulation(self.trainer.world_size)
         self.trainer.fit(self.module, datamodule=self.data)
         return {name: p.detach() for name, p in self.module.trainable_parameters.items()}
 

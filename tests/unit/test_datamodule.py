@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from kif_lightning.benchmarks.streams import JointStream
@@ -24,13 +25,16 @@ from tests.helpers.streams import ToyBenchmark, tiny_backbone, toy_task
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]  # 11 rows
 
 
-def plan(batch: int = 4, micro: int = 2, seed: int = 1, task: str = "colour") -> StepPlan:
+def plan(
+    batch: int = 4, micro: int = 2, seed: int = 1, task: str = "colour", **share: int
+) -> StepPlan:
     return StepPlan(
         answer_tokens=TOKENS,
         batch_size=batch,
         micro_batch_size=micro,
         seed=seed,
         purpose=(task, "row order"),
+        **share,
     )
 
 
@@ -114,6 +118,173 @@ def test_steps_know_their_tokens_and_parts(batch: int, micro: int, sizes: list[A
         place, start = place + len(step), start + sum(step)
 
 
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "rounds"),
+    [  # rows of each process's micro-batches, step after step; 0: a filler
+        (4, 2, 2, [[(2, 2)], [(2, 2)], [(2, 1)]]),
+        (4, 1, 2, [[(1, 1), (1, 1)], [(1, 1), (1, 1)], [(1, 1), (1, 0)]]),
+        (8, 2, 2, [[(2, 2), (2, 2)], [(2, 1)]]),  # fewer than in a full step, but as many on both
+        (10, 5, 2, [[(5, 5)], [(1, 0)]]),
+        (8, 1, 4, [[(1, 1, 1, 1), (1, 1, 1, 1)], [(1, 1, 1, 0)]]),
+        (8, 2, 4, [[(2, 2, 2, 2)], [(2, 1, 0, 0)]]),
+    ],
+)
+def test_processes_share_each_step(batch: int, micro: int, world: int, rounds: Any) -> None:
+    alone = plan(batch, micro)
+    alone.set_epoch(3)
+    shares = []
+    for rank in range(world):
+        share = plan(batch, micro, rank=rank, world_size=world)
+        share.set_epoch(3)
+        shares.append(list(share))
+        assert len(share) == len(shares[0]) == len(shares[-1])
+    # Round by round the real ones are those of one process, in its order.
+    dealt = list(zip(*shares, strict=True))
+    real = [part for parts in dealt for part in parts if part.weight]
+    assert real == list(alone)
+    sizes = [tuple(int(p.weight) * len(p.indices) for p in parts) for parts in dealt]
+    assert sizes == [size for step in rounds for size in step]
+    for parts in dealt:
+        about = {(p.step_tokens, p.step_micro_batches, p.step_rows) for p in parts}
+        assert len(about) == 1
+        of_step = {i for p in real if p.step_tokens == parts[0].step_tokens for i in p.indices}
+        fillers = [p for p in parts if not p.weight]
+        assert all(len(p.indices) == 1 and p.indices[0] in of_step for p in fillers)
+
+
+def test_a_plan_starts_late_once() -> None:
+    steps = plan()
+    everything = list(steps)
+    steps.start = 4
+    assert list(steps) == everything[4:]
+    assert list(steps) == everything
+    asked = iter(steps)  # as a DataLoader does, before it is told where to start
+    steps.start = 2
+    assert list(asked) == everything[2:]
+
+
+def ids(batches: Iterable[Any]) -> list[Any]:
+    return [(batch["step_tokens"], batch["inputs"]["input_ids"].tolist()) for batch in batches]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, 5])
+def test_a_loader_goes_on_where_another_stood(tiny_t5: Path, taken: int) -> None:
+    loader = data(tiny_t5, num_held_out=0).train_dataloader()
+    epochs = []
+    for epoch in (1, 2):
+        loader.plan.set_epoch(epoch)
+        epochs.append(ids(loader))
+        assert loader.state_dict() == {"handed_out": 0}
+    loader.plan.set_epoch(1)
+    stopped = iter(loader)
+    for _ in range(taken):
+        next(stopped)
+    state = loader.state_dict()
+    assert state == {"handed_out": taken}
+
+    resumed = data(tiny_t5, num_held_out=0).train_dataloader()
+    resumed.load_state_dict(state)
+    resumed.plan.set_epoch(1)
+    iter(resumed)  # Lightning makes an iterator that it takes nothing from
+    going_on = iter(resumed)
+    rest = []
+    for number, batch in enumerate(going_on, start=1):
+        rest.append(batch)
+        assert resumed.state_dict() == {"handed_out": taken + number}
+    assert ids(rest) == epochs[0][taken:]
+    resumed.plan.set_epoch(2)
+    assert ids(resumed) == epochs[1], "the next epoch is whole"
+
+
+def test_a_loader_draws_as_a_plain_one_does(tiny_t5: Path) -> None:
+    loader = data(tiny_t5).train_dataloader()
+    states = []
+    plain: DataLoader[Any] = DataLoader([1, 2], batch_size=None)  # type: ignore[arg-type]
+    for each in (loader, plain):
+        torch.manual_seed(4)
+        batches = iter(each)
+        states.append(torch.get_rng_state())
+        next(batches)
+        assert torch.equal(torch.get_rng_state(), states[-1]), "at the start, not later"
+    torch.manual_seed(4)
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], torch.get_rng_state())
+
+
+class Joined:
+    """Stands for :mod:`kif_lightning.ranks` in one of several processes."""
+
+    def __init__(self, number: int, of: int) -> None:
+        self.rank, self.world_size = (lambda: number), (lambda: of)
+
+
+def in_process(monkeypatch: pytest.MonkeyPatch, number: int, of: int) -> None:
+    monkeypatch.setattr("kif_lightning.datamodule.ranks", Joined(number, of))
+
+
+@pytest.mark.parametrize(("number_of_tests", "world"), [(6, 2), (9, 2), (1, 2), (13, 3), (3, 4)])
+def test_processes_share_evaluation(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, number_of_tests: int, world: int
+) -> None:
+    loaded = data(tiny_t5, tasks=(toy_task(test=number_of_tests),), num_held_out=0)
+    alone = list(loaded.evaluation_dataloaders([0])[0])
+    assert [batch["batch_index"] for batch in alone] == list(range(len(alone)))
+    shares = []
+    for rank in range(world):
+        in_process(monkeypatch, rank, world)
+        (loader,) = loaded.evaluation_dataloaders([0])
+        shares.append(list(loader))
+        assert len(loader) == len(shares[-1]) == max(1, -(-len(alone) // world))
+    for batches in zip(*shares, strict=True):
+        for batch in batches:
+            if batch["batch_index"] < len(alone):
+                expected = alone[batch["batch_index"]]
+                assert batch["rows"] == expected["rows"]
+                assert torch.equal(batch["inputs"]["input_ids"], expected["inputs"]["input_ids"])
+            else:
+                assert batch["rows"] == ()
+                assert len(batch["inputs"]["input_ids"]) > 0
+    rows = [row for share in shares for batch in share for row in batch["rows"]]
+    assert sorted(rows) == list(range(number_of_tests))
+    indices = [batch["batch_index"] for batches in zip(*shares, strict=True) for batch in batches]
+    assert indices == list(range(len(indices)))
+
+
+def test_processes_share_endless_steps_and_not_the_sample(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = toy_task("form").train[:17]  # 8 8 1 rows
+    loaded = data(tiny_t5, micro_batch_size=2)
+    alone = list(itertools.islice(loaded.row_steps(rows, "outer"), 7))
+    sample = ids(loaded.sample_batches(4, "sample"))
+    shares = []
+    for rank in range(2):
+        in_process(monkeypatch, rank, 2)
+        shares.append(list(itertools.islice(loaded.row_steps(rows, "outer"), 7)))
+        assert ids(loaded.sample_batches(4, "sample")) == sample
+    assert [len(step) for step in shares[0]] == [2, 2, 1] * 2 + [2]
+    for whole, *parts in zip(alone, *shares, strict=True):
+        real = [b for batches in zip(*parts, strict=True) for b in batches if b["weight"]]
+        assert ids(real) == ids(whole)
+
+
+def test_a_batch_that_does_not_deal_out_is_told(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, whole = data(tiny_t5), data(tiny_t5, micro_batch_size=None)
+    in_process(monkeypatch, 0, 2)
+    assert (loaded.micro_batch_size, loaded.accumulate_grad_batches) == (4, 1)
+    assert (whole.micro_batch_size, whole.accumulate_grad_batches) == (4, 1)
+    assert [loaded.accumulation(world) for world in (1, 2)] == [2, 1]
+    in_process(monkeypatch, 0, 3)
+    for each, size in ((loaded, "4"), (whole, "null")):
+        told = rf"optim.batch_size .*micro_batch_size .*trainer.devices .*got 8, {size} and 3: "
+        with pytest.raises(UserError, match=told):
+            each.train_dataloader()
+        with pytest.raises(UserError, match=told):
+            each.rows_dataloader(each.task.train, "replayed rows")
+
+
 def test_training_batches_carry_rows_tokens_and_parts(tiny_t5: Path) -> None:
     loaded = data(tiny_t5, num_held_out=0)
     loader = loaded.train_dataloader()
@@ -121,6 +292,7 @@ def test_training_batches_carry_rows_tokens_and_parts(tiny_t5: Path) -> None:
     assert len(loader) == len(batches) == 5  # 4 4 | 4 4 | 3
     assert loaded.optimizer_steps(loaded.task, epochs=2) == 6
     assert loaded.accumulate_grad_batches == 2
+    assert all(batch["weight"] == 1.0 for batch in batches)
     for step in ([0, 1], [2, 3], [4]):
         labels = [batches[i]["inputs"]["labels"] for i in step]
         tokens = sum(int((part != -100).sum()) for part in labels)

@@ -17,7 +17,6 @@ from kif_lightning.callbacks import SelectBestStep
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker
-from kif_lightning.metrics import ExactMatch
 from kif_lightning.module import ContinualModule, token_loss
 from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near, padded, squares
 from tests.helpers.streams import toy_task
@@ -170,8 +169,7 @@ def test_training_mode_in_fit_and_evaluation_mode_in_generation(tiny_t5: Path) -
     fit.backbone.answer_logits, fit.backbone.generate = spy_logits, spy_generate
     for _ in range(2):  # the second task comes from an evaluation
         fit.fit()
-        references = [[row.output for row in fit.task.test]]
-        fit.module.begin_evaluation([ExactMatch()], references)
+        fit.module.begin_evaluation(1)
         loaders = fit.data.evaluation_dataloaders([0])
         fit.trainer.test(fit.module, dataloaders=loaders, verbose=False)
         assert modes == {"answer_logits": {True}, "generate": {False}, "held out": {False}}
@@ -306,17 +304,61 @@ def test_a_task_is_prepared_once_and_before_its_first_batch(tiny_t5: Path) -> No
         return generate(*args)
 
     fit.backbone.__dict__["generate"] = spy
-    references = [[row.output for row in fit.task.test]] * 2
     loaders = fit.data.evaluation_dataloaders([0, 0])  # 4 + 2 rows each
     for prepare, expected in (
         (events.append, [0, "batch", "batch", 1, "batch", "batch"]),
         (None, ["batch"] * 4),  # nothing is left of an evaluation before
     ):
         events.clear()
-        fit.module.begin_evaluation([ExactMatch(), ExactMatch()], references, prepare)
+        fit.module.begin_evaluation(2, prepare)
         fit.trainer.test(fit.module, dataloaders=loaders, verbose=False)
         assert events == expected
     assert [sorted(answers) for answers in fit.module.answers] == [list(range(6))] * 2
+
+
+def test_a_filler_adds_nothing(tiny_t5: Path) -> None:
+    for broken in ([], [0]):  # calls of the penalty that give nan
+        fit = TinyFit(tiny_t5, module_options={"penalties": [Squares(), BreaksAt(broken)]})
+        fit.module.begin_task(fit.adapter.trainable(fit.module.model), 0)
+        batch = next(iter(fit.data.train_dataloader()))
+        loss = fit.module.step_loss({**batch, "weight": 0.0})
+        assert float(loss.detach()) == 0
+        if not broken:
+            loss.backward()
+            gradients = [p.grad for p in fit.module.trainable_parameters.values()]
+            # There is one for each weight: processes exchange them.
+            assert all(g is not None and not g.any() for g in gradients)
+
+
+def test_answers_of_a_batch_without_rows_are_dropped(tiny_t5: Path) -> None:
+    fit = TinyFit(tiny_t5)
+    first, second = fit.data.evaluation_dataloaders([0])[0]
+    fit.module.begin_evaluation(1)
+    fit.module.test_step({**first, "rows": ()}, 0)
+    assert fit.module.answers == [{}]
+    fit.module.test_step(second, 1)
+    assert sorted(fit.module.answers[0]) == sorted(second["rows"])
+
+
+def test_state_within_a_task_comes_back(tiny_t5: Path) -> None:
+    options = {"penalties": [BreaksAt([1])], "max_skipped_in_a_row": 9}
+
+    def new_fit() -> TinyFit:
+        identification = tracked("before_step")
+        return TinyFit(tiny_t5, module_options={**options, "identification": identification})
+
+    fit, other = new_fit(), new_fit()
+    fit.fit()
+    state = copy.deepcopy(fit.module.task_state())
+    assert state["counts"]["skipped_steps"] == 1
+    assert (state["logged_steps"], state["identification"]["tracker"]["num_steps"]) == (2, 2)
+    assert other.module.task_state()["counts"]["losses"] == []
+    other.module.load_task_state(state)
+    torch.testing.assert_close(other.module.task_state(), state, rtol=0, atol=0)
+    assert other.module.counts == fit.module.counts
+    without = TinyFit(tiny_t5).module
+    assert without.task_state()["identification"] is None
+    without.load_task_state(without.task_state())
 
 
 def test_unknown_loss_mean_is_refused(tiny_t5: Path) -> None:

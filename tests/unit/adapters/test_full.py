@@ -111,3 +111,11 @@ def test_state_goes_round_bit_for_bit(adapter: FullAdapter, model: Any) -> None:
 def test_state_of_another_model_is_refused(adapter: FullAdapter, model: Any) -> None:
     with pytest.raises(UserError, match="names differ"):
         adapter.load_state_dict(model, {"shared.weight": torch.zeros(1)})
+
+
+def test_packed_weights_cannot_learn(backbone: Backbone, adapter: FullAdapter) -> None:
+    model = backbone.load_model()
+    codes = torch.zeros(8, 1, dtype=torch.uint8)
+    model.register_parameter("packed", nn.Parameter(codes, requires_grad=False))
+    with pytest.raises(UserError, match=r"method/adapter=lora.*backbone\.quantisation=null.*\.$"):
+        adapter.attach(model, backbone)

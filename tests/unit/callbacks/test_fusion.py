@@ -166,6 +166,26 @@ def test_three_tasks_as_a_loop_over_units_says(rule: str) -> None:
     assert len(set(classes)) > 1
 
 
+@pytest.mark.parametrize("units", [lora_rank_units, matrix_units])
+def test_a_snapshot_on_the_cpu_fuses_the_same(units: Any) -> None:
+    streams = [
+        Stream(KnowledgeFusion(rule=AdaptiveRule(), units=units, offload_snapshot=offloaded))
+        for offloaded in (False, True)
+    ]
+    for stream in streams:
+        stream.train()
+        for _ in range(2):
+            stream.end()
+            stream.train()
+    held = streams[1].callback._snapshot
+    assert {tensor.device.type for tensor in held.values()} == {"cpu"}
+    for name, parameter in streams[1].module.trainable_parameters.items():
+        assert held[name].data_ptr() != parameter.data_ptr()  # training must not reach it
+    assert streams[1].weights().keys() == streams[0].weights().keys()
+    for name, weight in streams[0].weights().items():
+        assert torch.equal(streams[1].weights()[name], weight)
+
+
 def test_snapshot_is_kept_from_the_second_task_and_released() -> None:
     stream = Stream(callback())
     stream.train()

@@ -270,6 +270,22 @@ def test_rows_and_biases_below_the_quantile_are_masked(quantile: float, rows: li
     assert second.weight.grad is None
 
 
+def test_a_filler_does_not_count() -> None:
+    found = []
+    for filler in (False, True):
+        module, positions = Layers(), torch.ones(1, 1)
+        mask = started(after_tasks(1, 0.5), module)
+        for weight, x in ((0.0, 99.0), (1.0, 1.0))[0 if filler else 1 :]:
+            inputs = {"attention_mask": positions, "labels": positions}
+            mask.on_train_batch_start(ANY, ANY, {"inputs": inputs, "weight": weight}, 0)
+            with torch.no_grad():  # the filler drives the third output alone
+                module.model[0].bias[2] = 1e3 * (1 - weight)
+            module.model(torch.tensor([[x]]))
+        module.step(mask)
+        found.append(module.model[0].bias.grad.tolist())
+    assert found[0] == found[1] == [0, 1, 0, 1]
+
+
 def test_equal_magnitudes_are_all_kept() -> None:
     module = Layers()
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -297,6 +298,72 @@ def test_a_task_without_memory_rows_is_trained_plainly() -> None:
         assert mine.num_steps == other.num_steps
     assert watched.identification.tracker.num_steps == 7
     assert data.asked == []
+
+
+class Cut(Callback):
+    """Keeps the state after the batch ``at``, as a checkpoint would."""
+
+    def __init__(self, callback: RecurrentFusion, at: int) -> None:
+        self.callback, self.at = callback, at
+        self.kept: Any = None
+
+    def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
+        if args[-1] == self.at:
+            state = module.state_dict(), module.identification.state_dict()
+            self.kept = copy.deepcopy((*state, self.callback.task_state()))
+
+
+class Resumes(Callback):
+    """Puts it back once the task has begun; stands after the callback."""
+
+    def __init__(self, callback: RecurrentFusion, kept: Any) -> None:
+        self.callback, self.kept = callback, kept
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        weights, importance, state = copy.deepcopy(self.kept)
+        module.load_state_dict(weights)
+        module.identification.load_state_dict(importance)
+        self.callback.load_task_state(state)
+
+
+def plain_keys(state: Any) -> bool:
+    if isinstance(state, dict):
+        return all(isinstance(key, str) and plain_keys(value) for key, value in state.items())
+    return state is None or isinstance(state, int | float | str | Tensor)
+
+
+@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("restarts", [(True, False), (False, False), (True, True)])
+def test_a_task_cut_anywhere_goes_on_bit_by_bit(at: int, restarts: tuple[bool, bool]) -> None:
+    flags: Any = dict(zip(("restart_inner", "restart_outer"), restarts, strict=True))
+    bad = [(np.full_like(x, np.nan), y) if i == 1 else (x, y) for i, (x, y) in enumerate(MEMORY)]
+    parts, whole = draw_parts(1, 8), recurrent(**flags)
+    cut = Cut(whole, at)
+    expected = Regression()
+    fit(expected, Data(parts, bad), whole, cut)
+    assert plain_keys(cut.kept[2])
+    module, callback = Regression(), recurrent(**flags)
+    with torch.no_grad():  # the task begins with other weights than the round
+        module.linear.bias.add_(1)
+    fit(module, Data(parts[at + 1 :], bad), callback, Resumes(callback, cut.kept))
+    for found, wanted in (
+        (module.state_dict(), expected.state_dict()),
+        (module.identification.state_dict(), expected.identification.state_dict()),
+        (callback.tracker.state_dict(), whole.tracker.state_dict()),
+    ):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+    assert callback.outer_steps == whole.outer_steps == 4
+    assert callback.skipped_outer_steps == whole.skipped_outer_steps == 2
+
+
+def test_there_is_no_state_within_a_plain_task() -> None:
+    callback = recurrent()
+    cut = Cut(callback, 1)
+    fit(Regression(), Data(draw_parts(1, 3), []), callback, cut)
+    assert cut.kept[2] == {}
+    again = recurrent()
+    fit(Regression(), Data(draw_parts(1, 3), []), again, Resumes(again, cut.kept))
+    assert again.outer_steps == 0
 
 
 class Looks(Callback):

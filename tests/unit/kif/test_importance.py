@@ -129,6 +129,67 @@ def test_low_precision_weights_keep_float32_averages(dtype: torch.dtype) -> None
     assert_matches_naive(tracker, steps, rtol=1e-5)
 
 
+def rounded(values: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(values).to(torch.bfloat16).double().numpy()
+
+
+@pytest.mark.parametrize("bucket_elements", [7, 1 << 20])
+@pytest.mark.parametrize("offload", [False, True])
+def test_bfloat16_averages_are_rounded_once_a_step(
+    offload: bool, bucket_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importance, "BUCKET_ELEMENTS", bucket_elements)
+    steps = random_steps({"wide": (5, 9), "bias": (3,)}, number=6)
+    tracker = track(steps, average_dtype="bfloat16", offload=offload)
+    for name, weight in steps[0][0].items():
+        sensitivity, uncertainty = np.zeros(weight.shape), np.zeros(weight.shape)
+        for weights, gradients in steps:
+            product = (weights[name] * gradients[name]).numpy()  # type: ignore[operator]
+            value = abs(product - product**2 / 2)
+            exact = 0.85 * sensitivity + 0.15 * value
+            uncertainty = rounded(0.85 * uncertainty + 0.15 * abs(value - exact))
+            sensitivity = rounded(exact)
+        # Computed in float32, so that a tie may round the other way: one unit of the 8 bits.
+        for kept, expected in (
+            (tracker.sensitivity, sensitivity),
+            (tracker.uncertainty, uncertainty),
+        ):
+            assert kept[name].dtype == torch.bfloat16
+            found = kept[name].double().numpy()
+            np.testing.assert_allclose(found, expected, rtol=2**-7)
+            assert np.mean(found == expected) > 0.9
+
+
+def test_bfloat16_averages_need_half_the_memory() -> None:
+    steps = random_steps(SHAPES, dtype=torch.float32)
+    half, full = (
+        sum(t.nbytes for t in track(steps, average_dtype=dtype).sensitivity.values())
+        for dtype in ("bfloat16", "float32")
+    )
+    assert 2 * half == full
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_offloaded_averages_are_the_same_bit_by_bit(dtype: torch.dtype) -> None:
+    steps = random_steps(SHAPES, dtype=dtype)
+    units = lora_rank_units(steps[0][0])
+    plain, offloaded = track(steps), track(steps, offload=True)
+    for name in SHAPES:
+        assert offloaded.sensitivity[name].device.type == "cpu"
+        assert torch.equal(plain.sensitivity[name], offloaded.sensitivity[name])
+        assert torch.equal(plain.uncertainty[name], offloaded.uncertainty[name])
+    assert torch.equal(plain.unit_scores(units), offloaded.unit_scores(units))
+
+
+@pytest.mark.parametrize("alpha", ["alpha1", "alpha2"])
+def test_smoothing_that_bfloat16_cannot_follow_is_refused(alpha: str) -> None:
+    settings: dict[str, Any] = {alpha: 0.997}
+    ImportanceTracker(**settings)
+    ImportanceTracker(average_dtype="bfloat16", **{alpha: 1.0})
+    with pytest.raises(UserError, match=f"importance.{alpha} must be at most 0.99 .*got 0.997"):
+        ImportanceTracker(average_dtype="bfloat16", **settings)
+
+
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("number", [1, 3])
 def test_rank_scores_are_the_mean_of_the_whole_outer_product(order: int, number: int) -> None:
@@ -220,6 +281,24 @@ def test_saved_and_loaded_averages_go_on_bit_by_bit() -> None:
             assert torch.equal(tracker.uncertainty[name], whole.uncertainty[name])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("offload", [False, True])
+def test_loaded_averages_go_on_with_the_same_dtype(offload: bool, dtype: Any) -> None:
+    settings = {"average_dtype": dtype, "offload": offload}
+    steps = random_steps(SHAPES, dtype=torch.float32)
+    resumed = ImportanceTracker(**settings)
+    resumed.load_state_dict(track(steps[:2], **settings).state_dict())
+    whole = track(steps, **settings)
+    units = lora_rank_units(steps[0][0])
+    assert resumed.unit_scores(units).all()  # even before the next step
+    for step in steps[2:]:
+        resumed.update(*step)
+    for name, average in whole.sensitivity.items():
+        assert resumed.sensitivity[name].dtype == average.dtype == getattr(torch, dtype)
+        assert torch.equal(resumed.sensitivity[name], average)
+        assert torch.equal(resumed.uncertainty[name], whole.uncertainty[name])
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -228,6 +307,10 @@ def test_saved_and_loaded_averages_go_on_bit_by_bit() -> None:
         ({"alpha1": -0.1}, "importance.alpha1 must lie in [0, 1], got -0.1."),
         ({"alpha1": float("nan")}, "importance.alpha1 must lie in [0, 1], got nan."),
         ({"alpha2": 1.1}, "importance.alpha2 must lie in [0, 1], got 1.1."),
+        (
+            {"average_dtype": "float16"},
+            "importance.average_dtype must be 'float32' or 'bfloat16', got 'float16'.",
+        ),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], told: str) -> None:
