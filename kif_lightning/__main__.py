@@ -4,6 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from kif_lightning.paths import conf_dir
+from kif_lightning.sweep import failures_told
 
 
 @hydra.main(version_base="1.3", config_path=conf_dir(), config_name="config")
@@ -15,7 +16,5 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
-    from kif_lightning.launch import close_sweep
-
-    close_sweep()
+    with failures_told():
+        main()

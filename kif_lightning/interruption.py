@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -18,8 +19,9 @@ class Interrupted(BaseException):
 class Interruption:
     """Notes SIGTERM, SIGINT and SIGUSR1 instead of dying; a second SIGINT stops at once.
 
-    SIGUSR1 is what SLURM sends before the time limit with ``--signal=USR1@SECONDS``; a handler of
-    others for it is left alone.
+    SIGUSR1 is what SLURM sends before the time limit with ``--signal=USR1@SECONDS``. SIGUSR2 is
+    noted where somebody else waits for it, as submitit does to requeue the job: that is done by
+    :meth:`pass_on`, after the run has saved its state.
 
     Args:
         tell: called with a sentence at the first signal.
@@ -32,11 +34,12 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        names = ("SIGTERM", "SIGINT", "SIGUSR1")
-        for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
-            before = signal.getsignal(number)
-            if number in (signal.SIGTERM, signal.SIGINT) or before == signal.SIG_DFL:
-                self._before[number] = before
+        if threading.current_thread() is threading.main_thread():  # only it may take signals
+            names = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2")
+            for number in (getattr(signal, name) for name in names if hasattr(signal, name)):
+                before = signal.getsignal(number)
+                if signal.Signals(number).name != "SIGUSR2" or callable(before):
+                    self._before[number] = before
         self.listen()
         return self
 
@@ -49,6 +52,13 @@ class Interruption:
         """Take the signals, again after somebody else took them."""
         for number in self._before:
             signal.signal(number, self._note)
+
+    def pass_on(self) -> None:
+        """Call who waited for the signal before this did; Python's own handlers are left out."""
+        number = getattr(signal, self.requested or "", None)
+        before = self._before.get(number) if number is not None else None
+        if callable(before) and before is not signal.default_int_handler:
+            before(number, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested is not None:

@@ -33,7 +33,7 @@ from kif_lightning.reporting.doctor_table import brief
 from kif_lightning.run_lock import RunLock
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
-from kif_lightning.storage import write_json
+from kif_lightning.sweep import run_noted
 
 NOT_SETTINGS = (
     *("run_root", "run_dir", "rerun", "resume", "checkpoint"),
@@ -43,8 +43,6 @@ NOT_SETTINGS = (
 WORDS = ("title", "paper", "published")
 """What a method's yaml says of itself in words."""
 
-_failed_cells: list[str] = []
-
 
 def launch(config: DictConfig) -> None:
     """Run one cell. A user's mistake: exit status 2; within a sweep it is noted, others go on.
@@ -53,32 +51,30 @@ def launch(config: DictConfig) -> None:
     """
     _quiet()
     console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
-    sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
-        with Interruption(console.say) as interruption, _telling_full_disks(config):
-            run(config, console, interruption)
-    except Interrupted:
-        console.say(
-            f"Stopped before its end: {run_path(config)}. The same command goes on from there "
-            f"(exit status {EXIT_STATUS})."
-        )
-        sys.exit(EXIT_STATUS if ranks.is_first() else 0)
-    except UserError as error:
-        if ranks.is_first():
-            logging.getLogger(__name__).error("%s", error)
-        if not sweep:
-            sys.exit(2)
-        _note_failure(config, error)
-    except Exception as error:
-        if not sweep:
-            raise
-        # Hydra would keep the exception, and with it the model, until the sweep's end.
-        logging.getLogger(__name__).exception("This cell failed")
-        _note_failure(config, error)
+    cell = partial(_run_cell, config, console)
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        run_noted(cell, find_folder=partial(run_path, config), keep_record=not config.plan)
     else:
-        if not config.plan:
-            _failure_record(config).unlink(missing_ok=True)
+        try:
+            cell()
+        except UserError as error:
+            if ranks.is_first():
+                logging.getLogger(__name__).error("%s", error)
+            sys.exit(2)
     gc.collect()
+
+
+def _run_cell(config: DictConfig, console: RunConsole) -> None:
+    with Interruption(console.say) as interruption, _telling_full_disks(config):
+        try:
+            run(config, console, interruption)
+        except Interrupted:
+            console.say(
+                f"Stopped before its end: {run_path(config)}. The same command goes on from there "
+                f"(exit status {EXIT_STATUS})."
+            )
+            interruption.pass_on()
+            sys.exit(EXIT_STATUS if ranks.is_first() else 0)
 
 
 @contextmanager
@@ -93,19 +89,6 @@ def _telling_full_disks(config: DictConfig) -> Iterator[None]:
             f"There is no room left for {error.filename or run_path(config)} ({error.strerror}): "
             "what was saved before is intact; free some space and give the same command again."
         ) from error
-
-
-def _note_failure(config: DictConfig, error: Exception) -> None:
-    _failed_cells.append(f"{run_path(config)}: {error}")
-    if not config.plan:
-        write_json(_failure_record(config), {"error": f"{type(error).__name__}: {error}"})
-
-
-def close_sweep() -> None:
-    """After the last cell: exit status 1 if any failed, naming each."""
-    if _failed_cells:
-        listed = "\n".join(f"  {cell}" for cell in _failed_cells)
-        sys.exit(f"{len(_failed_cells)} cells of the sweep failed:\n{listed}")
 
 
 def run(
@@ -206,12 +189,6 @@ def run_path(config: DictConfig) -> Path:
         digest,
     )
     return Path(config.run_root) / config.experiment_name / "__".join(parts)
-
-
-def _failure_record(config: DictConfig) -> Path:
-    """Beside the folder of a sweep's cell that failed, until it succeeds."""
-    path = run_path(config)
-    return path.with_name(f"{path.name}.failed.json")
 
 
 def _options(config: DictConfig) -> RunOptions:

@@ -142,6 +142,9 @@ class RunFolder:
             self._throw_away()
         if self._config.is_file():
             self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
+            for path in self.path.rglob(".*.tmp"):  # what a killed write left behind
+                if path.is_file():
+                    path.unlink()
             return
         self.require_own()
         write_text(self._config, OmegaConf.to_yaml(OmegaConf.create(settings)))

@@ -405,12 +405,14 @@ class Chaos:
                 problems.append(f"{steps} steps were taken where {reference.steps} are needed")
         tally.identical += not problems
         self.problems += [f"{run_dir} (killed: {'; '.join(story)}): {what}" for what in problems]
+        verdict = "DIFFERENT" if problems else "identical"
+        print(f"{run_dir.name} killed at {'; '.join(story)}: {verdict}", flush=True)
         if not problems:
             shutil.rmtree(run_dir)
 
     def table(self) -> str:
-        """Counts by stream and phase, a table for people."""
-        head = ["stream", "runs", *PHASES, "kills", "missed", "resumes", "steps lost", "identical"]
+        """Counts by stream and phase; ``lost``: optimizer steps that were taken again."""
+        head = ["stream", "runs", *PHASES, "kills", "missed", "resumes", "lost", "identical"]
         rows: list[list[Any]] = [
             [
                 name,

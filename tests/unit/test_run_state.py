@@ -265,3 +265,17 @@ def test_a_finished_run_of_other_data_is_told(folder: RunFolder) -> None:
 def test_flat() -> None:
     nested = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], 3: "x"}
     assert flat(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "3": "x"}
+
+
+def test_what_a_killed_write_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for _ in ("killed while the config was written", "killed later"):
+        leftover = folder.path / "predictions" / ".0123.tmp"
+        (folder.path / "predictions").mkdir(parents=True, exist_ok=True)
+        (folder.path / ".4567.tmp").write_text("half")
+        if (folder.path / "config.yaml").is_file():
+            leftover.write_text("half")
+        else:
+            (folder.path / "predictions").rmdir()
+        folder.open(SETTINGS, rerun=False)
+    assert list(content(folder.path)) == ["config.yaml"]
