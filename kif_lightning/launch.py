@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -33,6 +34,7 @@ from kif_lightning.reporting.doctor_table import brief
 from kif_lightning.run_lock import RunLock
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
+from kif_lightning.storage import read_json, write_json
 from kif_lightning.sweep import run_noted
 
 NOT_SETTINGS = (
@@ -229,7 +231,8 @@ def _logger_factory(config: DictConfig, run_dir: Path) -> Any:
 
 
 def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
-    logger = instantiate(logger_config)(save_dir=str(run_dir))
+    own = {"id": _logger_id(run_dir)} if "id" in logger_config else {}
+    logger = instantiate(logger_config)(save_dir=str(run_dir), **own)
     define = getattr(logger.experiment, "define_metric", None)
     if define is not None:
         # A fresh Trainer a task restarts Lightning's step: curves get an axis of their own.
@@ -238,6 +241,15 @@ def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
         define("task")
         define("score/*", step_metric="task")
     return logger
+
+
+def _logger_id(run_dir: Path) -> str:
+    """The same for every start of a run: its curves go on where they were cut."""
+    path = run_dir / "state" / "logger.json"
+    if not path.is_file() and ranks.is_first():
+        write_json(path, {"id": uuid4().hex[:12]})
+    found: str = read_json(path)["id"]
+    return found
 
 
 def _tell_fixes(config: DictConfig, console: RunConsole) -> None:
