@@ -26,7 +26,7 @@ class TaskProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a bar over the task's micro-batches."""
         self._open("train", int(trainer.num_training_batches) * (trainer.max_epochs or 1))
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.completed
+        done = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         if done:
             self._bar.update(done)
 

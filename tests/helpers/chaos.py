@@ -155,10 +155,13 @@ class Watch:
 
         setattr(owner, name, watched)
 
+    def reset(self) -> None:
+        """Nothing has happened yet."""
+        self.shared[:] = [0] * len(self.shared)
+
     def begin(self, folder: Path, kill: Kill | None) -> None:
         """Hook into this process, which is the attempt's own."""
         self.folder, self.kill = str(folder), kill
-        self.shared[:] = [0] * len(self.shared)
         self.span(Trainer, "fit", "training")
         self.span(Trainer, "test", "evaluation")
         self.span(ContinualModule, "test_step", "evaluation")
@@ -288,6 +291,7 @@ class Chaos:
         """One process of the stream in that folder, killed or not."""
         torn_before = set(unfinished(run_dir))
         sys.stdout.flush()
+        self.watch.reset()  # here: the child may die before it begins
         started = time.monotonic()
         child = os.fork()
         if child == 0:
