@@ -68,6 +68,7 @@ chaos: $(READY)  ## 60 short runs killed at random moments and resumed: each end
 bench: $(READY)  ## benchmarks, measured side by side
 	$(BIN)/python experiments/benchmarks/importance.py
 	$(BIN)/python experiments/benchmarks/data.py
+	$(BIN)/python experiments/benchmarks/averages.py
 
 clean:     ## caches and builds; keeps runs and the virtual environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -77,18 +77,17 @@ class TaskScores(Callback):
         score.distributed_available_fn = _never
         score.update(texts, [row.output for row in task.test])
         value = float(score.compute())
-        if ranks.is_first():
-            records = [
-                {
-                    "id": row.id,
-                    "prediction": text,
-                    "reference": row.output,
-                    "score": row_score,
-                    **self.stamp,
-                }
-                for row, text, row_score in zip(task.test, texts, score.row_scores(), strict=True)
-            ]
-            write_json_lines(self.path(place), records)
+        records = [
+            {
+                "id": row.id,
+                "prediction": text,
+                "reference": row.output,
+                "score": row_score,
+                **self.stamp,
+            }
+            for row, text, row_score in zip(task.test, texts, score.row_scores(), strict=True)
+        ]
+        ranks.on_first(lambda: write_json_lines(self.path(place), records))
         self.scored(place, value)
 
 

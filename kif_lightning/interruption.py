@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -65,7 +66,9 @@ class Interruption:
             raise KeyboardInterrupt
         if self.requested is None:
             self.requested = signal.Signals(number).name
-            self.tell(
-                f"{self.requested}: stopping after this step, its state saved"
-                + (" (Ctrl-C again stops at once)." if number == signal.SIGINT else ".")
-            )
+            # A closed terminal, or a write that the signal cut short, must not end the run here.
+            with suppress(Exception):
+                self.tell(
+                    f"{self.requested}: stopping after this step, its state saved"
+                    + (" (Ctrl-C again stops at once)." if number == signal.SIGINT else ".")
+                )

@@ -54,16 +54,21 @@ def launch(config: DictConfig) -> None:
     _quiet()
     console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
     cell = partial(_run_cell, config, console)
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+    if _is_sweep():
         run_noted(cell, find_folder=partial(run_path, config), keep_record=not config.plan)
     else:
         try:
             cell()
         except UserError as error:
-            if ranks.is_first():
+            # Ranks that know each other fail together; before that each speaks for itself.
+            if ranks.is_first() or ranks.world_size() == 1:
                 logging.getLogger(__name__).error("%s", error)
             sys.exit(2)
     gc.collect()
+
+
+def _is_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _run_cell(config: DictConfig, console: RunConsole) -> None:
@@ -106,6 +111,13 @@ def run(
         console.finished(results)
         return results
     runner = new_runner(config, console, interruption)
+    if _is_sweep() and runner.starts_ranks:
+        # Each would begin with the sweep's first cell, whichever this one is.
+        raise UserError(
+            "A sweep's cells cannot start processes of their own, got trainer.devices="
+            f"{config.trainer.devices}: give each cell a command of its own, or let SLURM start "
+            "the processes (+sweep=slurm hydra.launcher.tasks_per_node=N)."
+        )
     console.say(f"Run folder: {folder.path}")
     _tell_fixes(config, console)
     if config.examine_data and ranks.is_first():
@@ -246,9 +258,9 @@ def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
 def _logger_id(run_dir: Path) -> str:
     """The same for every start of a run: its curves go on where they were cut."""
     path = run_dir / "state" / "logger.json"
-    if not path.is_file() and ranks.is_first():
+    if ranks.is_first() and not path.is_file():
         write_json(path, {"id": uuid4().hex[:12]})
-    found: str = read_json(path)["id"]
+    found: str = ranks.from_first(read_json(path)["id"] if ranks.is_first() else "")
     return found
 
 

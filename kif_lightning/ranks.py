@@ -6,7 +6,7 @@ A rank is a process's number. All functions but :func:`is_first` must be called 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -106,3 +106,16 @@ def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:
         gathered(None)
+
+
+def on_first(write: Callable[[], object]) -> None:
+    """Let the first rank write; all wait, and all raise the OSError if it could not."""
+    failure: OSError | None = None
+    if is_first():
+        try:
+            write()
+        except OSError as error:
+            failure = error
+    failure = from_first(failure)
+    if failure is not None:
+        raise failure

@@ -23,6 +23,7 @@ from kif_lightning.storage import (
 )
 
 LATEST, PREVIOUS = "latest.json", "previous.json"
+NO_STATE = "No other state can be read: start anew with rerun=true."
 
 
 @dataclass
@@ -170,7 +171,8 @@ class RunFolder:
             )
         (self.path / "results.json").unlink(missing_ok=True)
         for name in ("state", "predictions", "importance", "adapter", "logs", "wandb"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name)
         self._config.unlink()
 
     def _check_same(self, settings: dict[str, Any], stored: Any) -> None:
@@ -193,23 +195,23 @@ class RunFolder:
 
     def save(self, state: RunState, parts: dict[str, Any] | None = None) -> None:
         """Keep where the run stands; ``parts``: of a task just learnt, None: as saved before."""
-        if ranks.is_first():
-            run = asdict(state)
-            if parts is None:
-                self._point({**self._pointed, "run": run})
-            else:
-                name = f"after_{state.next_task + state.learnt:03d}"
-                save_state(self._states / name, parts)
-                self._point({"run": run, "parts": name, "training": None})
-        ranks.barrier()
+        ranks.on_first(lambda: self._save(state, parts))
+
+    def _save(self, state: RunState, parts: dict[str, Any] | None) -> None:
+        run = asdict(state)
+        if parts is None:
+            self._point({**self._pointed, "run": run})
+        else:
+            name = f"after_{state.next_task + state.learnt:03d}"
+            save_state(self._states / name, parts)
+            self._point({"run": run, "parts": name, "training": None})
 
     def save_training(self, state: RunState, step: int, write: Callable[[Path], None]) -> None:
         """Keep a checkpoint within the next task; every rank calls ``write`` with its folder."""
         name = f"task_{state.next_task + 1:03d}_step_{step:08d}"
         write(self._states / name)
-        if ranks.is_first():
-            self._point({**self._pointed, "run": asdict(state), "training": name})
-        ranks.barrier()
+        pointed = {**self._pointed, "run": asdict(state), "training": name}
+        ranks.on_first(lambda: self._point(pointed))
 
     def _point(self, pointed: dict[str, Any]) -> None:
         """Make this the latest state; with other files than the last one, that is the previous."""
@@ -225,34 +227,36 @@ class RunFolder:
         names = {each[key] for each in kept for key in ("parts", "training")}
         for folder in self._states.iterdir():
             if folder.is_dir() and folder.name not in names:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)  # what stays, goes the next time
 
     def load(self, resume: str = "latest") -> Resumed | None:
         """The state to go on from, or None in a new run.
 
         Args:
-            resume: ``latest``, or ``previous``: the state before it.
+            resume: ``latest``, or ``previous``: the state before it, if the latest is damaged.
 
         Raises:
             UserError: the state is damaged; which state can be had instead.
         """
         require_choice("resume", resume, ("latest", "previous"))
-        if not (self._states / LATEST).is_file() and resume == "latest":
+        if not any((self._states / name).is_file() for name in (LATEST, PREVIOUS)):
             return None
-        pointer = self._states / (LATEST if resume == "latest" else PREVIOUS)
-        if not pointer.is_file():
-            raise UserError(
-                f"{pointer} is missing: there is no state before the latest one, drop "
-                "resume=previous."
-            )
         try:
-            pointed, found = self._read(pointer)
+            self._pointed, found = self._read(self._states / LATEST)
         except UserError as error:
-            raise UserError(f"{error} {self._way_out(resume)}") from error
-        self._pointed = pointed
-        if resume == "previous" and ranks.is_first():
-            write_json(self._states / LATEST, pointed)
+            if resume == "latest":
+                raise UserError(f"{error} {self._way_out()}") from error
+            self._pointed, found = self._read_previous(error)
+            ranks.barrier()
+            if ranks.is_first():
+                write_json(self._states / LATEST, self._pointed)
         return found
+
+    def _read_previous(self, latest: UserError) -> tuple[dict[str, Any], Resumed]:
+        try:
+            return self._read(self._states / PREVIOUS)
+        except UserError as error:
+            raise UserError(f"{latest} {error} {NO_STATE}") from error
 
     def _read(self, pointer: Path) -> tuple[dict[str, Any], Resumed]:
         pointed = read_json(pointer)
@@ -267,16 +271,13 @@ class RunFolder:
         checkpoint = None if training is None else self._states / training
         return pointed, Resumed(state, loaded, checkpoint)
 
-    def _way_out(self, resume: str) -> str:
-        if resume == "latest":
-            try:
-                pointed, found = self._read(self._states / PREVIOUS)
-            except UserError:
-                pass
-            else:
-                reached = found.state.reached(pointed["training"])
-                return f"Go on from the state before, {reached}, with resume=previous."
-        return "No other state can be read: start anew with rerun=true."
+    def _way_out(self) -> str:
+        try:
+            pointed, found = self._read(self._states / PREVIOUS)
+        except UserError:
+            return NO_STATE
+        reached = found.state.reached(pointed["training"])
+        return f"Go on from the state before, {reached}, with resume=previous."
 
     def write_results(self, results: dict[str, Any]) -> None:
         """``results.json``."""

@@ -8,7 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,7 @@ class StreamRunner:
             UserError: a mistake that only training shows, a damaged state.
             Interrupted: the run was asked to stop; the same again goes on.
         """
+        self._join()
         self.logger = self._new_logger()
         if self.logger is not None:
             self.logger.log_hyperparams({"stand_ins": self.parts.stand_ins})
@@ -129,6 +130,12 @@ class StreamRunner:
         except ImportError as error:
             raise UserError(f"The logger cannot be used: {error}.") from error
 
+    @property
+    def starts_ranks(self) -> bool:
+        """Whether this process would start others, as no launcher outside has done so."""
+        trainer = self.new_trainer([], training=False)
+        return trainer.world_size > 1 and trainer.strategy.launcher is not None
+
     def _join(self) -> None:
         """Start the other ranks, if there are to be some, and let all know each other.
 
@@ -149,7 +156,6 @@ class StreamRunner:
         strategy.setup_environment()
 
     def _run(self) -> dict[str, Any]:
-        self._join()
         training = self._start()
         state, phases = self.state, self.data.training_tasks
         hidden = not (sys.stderr.isatty() and ranks.is_first())
@@ -337,6 +343,7 @@ class StreamRunner:
         """Take up the state to go on from; returns the checkpoint within a task, if any."""
         resumed = self.folder.load(self.options.resume)
         sha256 = {task.name: dict(task.sha256) for task in self.tasks}
+        ranks.barrier()  # before the first one writes another state
         training = None
         if resumed is None:
             self.state = RunState(num_tasks=len(self.data.training_tasks), data_sha256=sha256)
@@ -396,11 +403,14 @@ class StreamRunner:
         self.folder.save(state, self.parts_state())
 
     def _save_training(self, trainer: Trainer) -> None:
-        self.folder.save_training(
-            self.state,
-            trainer.global_step,
-            lambda path: trainer.save_checkpoint(path, weights_only=False),
-        )
+        def write(path: Path) -> None:
+            trainer.save_checkpoint(path, weights_only=False)
+            plugin: Any = trainer.strategy.checkpoint_io
+            failure = ranks.from_first(plugin.failure)
+            if failure is not None:
+                raise failure
+
+        self.folder.save_training(self.state, trainer.global_step, write)
 
     def _judge(self, task_index: int) -> None:
         """Evaluate what has just been learnt, and count the task as done."""
@@ -487,9 +497,8 @@ class StreamRunner:
             boundary = callback.boundary
             seconds += boundary.seconds
             path = self.folder.path / "importance" / f"{task_index + 1:02d}_{task.name}_{name}.json"
-            if ranks.is_first():
-                record = boundary_record(task.name, asdict(boundary), self.parts.stand_ins)
-                write_json(path, record)
+            record = boundary_record(task.name, asdict(boundary), self.parts.stand_ins)
+            ranks.on_first(partial(write_json, path, record))
             if boundary.classes is not None and boundary.weight is not None:
                 kinds = {c: boundary.classes.count(c) for c in sorted(set(boundary.classes))}
                 listed = ", ".join(f"{number} {kind}" for kind, number in kinds.items())
@@ -521,11 +530,8 @@ class StreamRunner:
 
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
-        if self.options.save_model and ranks.is_first():
-            with replacing_folder(self.folder.path / "adapter") as folder:
-                self.parts.adapter.save(self.module.model, folder)
-                if self.parts.stand_ins:
-                    _stamp_model_card(folder / "README.md", self.parts.stand_ins)
+        if self.options.save_model:
+            ranks.on_first(self._save_model)
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
@@ -551,10 +557,14 @@ class StreamRunner:
             ),
             cost=self._cost(state),
         )
-        if ranks.is_first():
-            self.folder.write_results(results)
-        ranks.barrier()
+        ranks.on_first(lambda: self.folder.write_results(results))
         return results
+
+    def _save_model(self) -> None:
+        with replacing_folder(self.folder.path / "adapter") as folder:
+            self.parts.adapter.save(self.module.model, folder)
+            if self.parts.stand_ins:
+                _stamp_model_card(folder / "README.md", self.parts.stand_ins)
 
     @cached_property
     def device(self) -> torch.device:

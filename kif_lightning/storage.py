@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        _fsync_folder(path.parent)
+        _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -49,11 +49,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with _os_errors(folder):
+            yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            _fsync(path)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
-        _fsync_folder(folder.parent)
+        _fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -102,12 +105,8 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         temporary.mkdir(parents=True)
         tensors: dict[str, Tensor] = {}
         plain = _take_out(dict(state), "", tensors)
-        try:
+        with _os_errors(folder):
             save_file(tensors, str(temporary / TENSORS))
-        except SafetensorError as error:
-            if "space left" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
-            raise
         with (temporary / TENSORS).open("rb") as file:
             os.fsync(file.fileno())
         write_json(temporary / PLAIN, plain)
@@ -115,7 +114,7 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
-        _fsync_folder(folder.parent)
+        _fsync(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -162,14 +161,26 @@ def _digest(path: Path) -> dict[str, int]:
     return {"bytes": path.stat().st_size, "crc32": crc}
 
 
-def _fsync_folder(folder: Path) -> None:
-    """A rename is on the disk only with its folder; not every system lets one open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
+def _fsync(path: Path) -> None:
+    """To the disk; a rename is there only with its folder, which not every system lets one open."""
+    if os.name == "posix" or path.is_file():
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    """Safetensors hides the system's errors in texts: a full disk is to be told as such."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_between, require_choice, require_count
 from kif_lightning.modes import evaluating
 
@@ -123,7 +124,8 @@ class SelectBestStep(Callback):
         self._last_look = step
         self._num_looks += 1
         module: Any = pl_module
-        loss = _loss_per_token(trainer, module)
+        # The ranks' losses may differ in the last bit, but not what they select.
+        loss = ranks.from_first(_loss_per_token(trainer, module))
         for logger in trainer.loggers:
             axes = {"running_step": float(module.logged_steps)}
             logger.log_metrics({"held_out_loss": loss, **axes}, step=module.logged_steps)

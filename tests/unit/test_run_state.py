@@ -178,6 +178,8 @@ def test_scores_alone_leave_the_files_and_the_state_before(folder: RunFolder) ->
         folder.save(RunState(num_tasks=3, next_task=1, learnt=True, evaluated=evaluated))
     assert loaded(folder).state.evaluated == {"0": 2.0}
     assert loaded(folder).parts == {"w": Equal([0.0, 0.0])}
+    assert loaded(folder, "previous").state.evaluated == {"0": 2.0}, "the latest is whole"
+    (folder.path / "state" / "after_002" / "state.json").unlink()
     assert loaded(folder, "previous").parts == {"w": Equal([1.0, 1.0])}
 
 
@@ -231,12 +233,20 @@ def test_a_damaged_checkpoint_is_told_before_the_training_begins(folder: RunFold
 
 
 def test_without_a_state_before_a_damaged_one_means_to_start_anew(folder: RunFolder) -> None:
-    with pytest.raises(UserError, match="no state before"):
-        folder.load("previous")
     folder.save(RunState(num_tasks=2, next_task=1), {})
     (folder.path / "state" / "latest.json").write_text("{")
-    with pytest.raises(UserError, match="rerun=true"):
+    for resume in ("latest", "previous"):
+        with pytest.raises(UserError, match="rerun=true"):
+            RunFolder(folder.path).load(resume)
+
+
+def test_a_lost_pointer_is_no_new_run(folder: RunFolder) -> None:
+    for task in (1, 2):
+        folder.save(RunState(num_tasks=3, next_task=task), {})
+    (folder.path / "state" / "latest.json").unlink()
+    with pytest.raises(UserError, match=r"latest\.json is missing.*resume=previous"):
         RunFolder(folder.path).load()
+    assert loaded(folder, "previous").state.next_task == 1
 
 
 def test_finished_is_told_by_the_results_of_the_same_settings(folder: RunFolder) -> None:
