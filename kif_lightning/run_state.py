@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,7 @@ from kif_lightning.storage import (
     write_text,
 )
 
-LATEST, PREVIOUS = "latest.json", "previous.json"
-NO_STATE = "No other state can be read: start anew with rerun=true."
+LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
 
 
 @dataclass
@@ -58,6 +58,8 @@ class RunState:
             return f"step {step} of task {self.next_task + 1} of {self.num_tasks}"
         if self.learnt:
             return f"the evaluation after task {self.next_task + 1} of {self.num_tasks}"
+        if self.next_task == 0:
+            return "the beginning of the run"
         return f"the end of task {self.next_task} of {self.num_tasks}"
 
 
@@ -97,8 +99,8 @@ class RunFolder:
     """Reads and writes one run's folder; every write is atomic, the state's pointer comes last.
 
     ``state/latest.json`` points to the parts of the last learnt task and, within the next one, to
-    the last checkpoint; ``state/previous.json`` to the state before, whose files stay as well. Only
-    the first rank writes.
+    the last checkpoint; ``state/previous.json`` to the state before, whose files stay as well, and
+    ``state/earlier.json`` to the last one with other parts. Only the first rank writes.
 
     Args:
         path: the folder.
@@ -215,15 +217,16 @@ class RunFolder:
 
     def _point(self, pointed: dict[str, Any]) -> None:
         """Make this the latest state; with other files than the last one, that is the previous."""
-        kept = [pointed]
+        before = self._pointed
         if (self._states / LATEST).is_file():
-            files = [pointed[key] for key in ("parts", "training")]
-            if files != [self._pointed[key] for key in ("parts", "training")]:
-                write_json(self._states / PREVIOUS, self._pointed)
+            if pointed["parts"] != before["parts"]:
+                write_json(self._states / EARLIER, {**before, "training": None})
+            if any(pointed[key] != before[key] for key in ("parts", "training")):
+                write_json(self._states / PREVIOUS, before)
         write_json(self._states / LATEST, pointed)
         self._pointed = pointed
-        if (self._states / PREVIOUS).is_file():
-            kept.append(read_json(self._states / PREVIOUS))
+        others = [self._states / name for name in (PREVIOUS, EARLIER)]
+        kept = [pointed, *(read_json(path) for path in others if path.is_file())]
         names = {each[key] for each in kept for key in ("parts", "training")}
         for folder in self._states.iterdir():
             if folder.is_dir() and folder.name not in names:
@@ -244,19 +247,28 @@ class RunFolder:
         try:
             self._pointed, found = self._read(self._states / LATEST)
         except UserError as error:
+            previous = self._read_previous()
+            if previous is None:
+                raise UserError(
+                    f"{error} No other state can be read: start anew with rerun=true."
+                ) from error
+            self._pointed, found = previous
             if resume == "latest":
-                raise UserError(f"{error} {self._way_out()}") from error
-            self._pointed, found = self._read_previous(error)
+                reached = found.state.reached(self._pointed["training"])
+                raise UserError(
+                    f"{error} Go on from the state before, {reached}, with resume=previous."
+                ) from error
             ranks.barrier()
             if ranks.is_first():
                 write_json(self._states / LATEST, self._pointed)
         return found
 
-    def _read_previous(self, latest: UserError) -> tuple[dict[str, Any], Resumed]:
-        try:
-            return self._read(self._states / PREVIOUS)
-        except UserError as error:
-            raise UserError(f"{latest} {error} {NO_STATE}") from error
+    def _read_previous(self) -> tuple[dict[str, Any], Resumed] | None:
+        """The newest whole state but the latest, if there is one."""
+        for name in (PREVIOUS, EARLIER):
+            with suppress(UserError):
+                return self._read(self._states / name)
+        return None
 
     def _read(self, pointer: Path) -> tuple[dict[str, Any], Resumed]:
         pointed = read_json(pointer)
@@ -270,14 +282,6 @@ class RunFolder:
         loaded = None if parts is None else load_state(self._states / parts)
         checkpoint = None if training is None else self._states / training
         return pointed, Resumed(state, loaded, checkpoint)
-
-    def _way_out(self) -> str:
-        try:
-            pointed, found = self._read(self._states / PREVIOUS)
-        except UserError:
-            return NO_STATE
-        reached = found.state.reached(pointed["training"])
-        return f"Go on from the state before, {reached}, with resume=previous."
 
     def write_results(self, results: dict[str, Any]) -> None:
         """``results.json``."""

@@ -39,6 +39,9 @@ def attach_with_peft(
     except (ValueError, TypeError) as error:  # the type: an adapter unfit for quantised weights
         raise UserError(_no_match(config, model, error)) from error
     config.base_model_name_or_path = backbone.public_name
+    for name, value in vars(config).items():
+        if isinstance(value, set):  # else every process would save it in an order of its own
+            setattr(config, name, sorted(value))
     # peft writes these into the saved adapter's model card: no path of this machine.
     base: Any = model
     base.name_or_path = base.config._name_or_path = backbone.public_name

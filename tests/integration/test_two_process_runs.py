@@ -83,8 +83,6 @@ class Runs:
             *TWO,
         ]
         single = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-        # peft writes the names of an adapter's modules in the order of a set.
-        single["PYTHONHASHSEED"] = "0"
         process = subprocess.Popen(
             [sys.executable, "-m", "kif_lightning", *settings],
             cwd=ROOT,

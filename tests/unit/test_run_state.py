@@ -148,7 +148,7 @@ def test_the_newest_state_and_the_one_before_are_kept(folder: RunFolder) -> None
     for task in (1, 2, 3):
         folder.save(RunState(num_tasks=3, next_task=task), {"w": torch.full((2,), float(task))})
         names = {path.name for path in (folder.path / "state").iterdir()}
-        before = {f"after_{task - 1:03d}", "previous.json"} if task > 1 else set()
+        before = {f"after_{task - 1:03d}", "previous.json", "earlier.json"} if task > 1 else set()
         assert names == {f"after_{task:03d}", "latest.json", *before}
     assert loaded(folder).state.finished
     assert loaded(folder).parts == {"w": Equal([3.0, 3.0])}
@@ -289,3 +289,19 @@ def test_what_a_killed_write_left_is_in_nobodys_way(tmp_path: Path) -> None:
             (folder.path / "predictions").rmdir()
         folder.open(SETTINGS, rerun=False)
     assert list(content(folder.path)) == ["config.yaml"]
+
+
+def test_a_damaged_task_state_under_checkpoints_is_made_good_by_the_task_before(
+    folder: RunFolder,
+) -> None:
+    for task in (1, 2):
+        state = RunState(num_tasks=3, next_task=task)
+        folder.save(state, {"w": torch.full((2,), float(task))})
+        for step in (5, 10):
+            save_step(folder, state, step)
+    (folder.path / "state" / "after_002" / "tensors.safetensors").write_text("")
+    with pytest.raises(UserError, match=r"the end of task 1 of 3, with resume=previous"):
+        RunFolder(folder.path).load()
+    resumed = loaded(folder, "previous")
+    assert (resumed.state.next_task, resumed.training) == (1, None)
+    assert resumed.parts == {"w": Equal([1.0, 1.0])}
