@@ -12,16 +12,19 @@ from unittest.mock import patch
 
 import pytest
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
 
 from kif_lightning import launch, ranks
 from kif_lightning.errors import UserError
+from kif_lightning.interfaces import Row
 from kif_lightning.interruption import Interrupted
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.runner import StreamRunner
+from kif_lightning.sharding import shard_model
 from tests.helpers.fits import assert_near
 from tests.helpers.processes import in_processes
-from tests.helpers.streams import run_stream, tiny_config
-from tests.helpers.tiny import save_tiny_t5, save_toy_tasks
+from tests.helpers.streams import run_stream, tiny_backbone, tiny_config
+from tests.helpers.tiny import save_tiny_llama, save_tiny_t5, save_toy_tasks
 
 SHARDED = ["trainer=sharded", "trainer.devices=2"]
 COMMON = ["examine_data=false", "optim.lr=0.01", "lora.dropout=0", "benchmark.order=[colour,shape]"]
@@ -29,6 +32,7 @@ LOOKS = ["method.selection.num_held_out=4", "method.selection.every_steps=1"]
 MEMORY = ["method.memory.share=0.3"]
 METHODS = {
     "full": ["method=kif_full", "evaluation.untrained=true"],
+    "decoder": ["method=kif_full"],
     "selected": ["method=kif_official", "method/penalty=none", *LOOKS, "optim.epochs=2"],
     "replayed": ["method=kif_m", "method/penalty=none", *MEMORY],
     "rehearsed": ["method=replay", *MEMORY],
@@ -43,15 +47,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = save_tiny_t5(folder / "t5")
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "dropout_rate": 0.0}))
+    save_tiny_llama(folder / "llama")
     save_toy_tasks(folder / "data")
     return folder
 
 
 def config(folder: Path, name: str, *overrides: str) -> Any:
-    return tiny_config(folder / "t5", folder / "data", folder / name, *COMMON, *overrides)
+    model = folder / ("llama" if name.startswith("decoder") else "t5")
+    return tiny_config(model, folder / "data", folder / name, *COMMON, *overrides)
 
 
-def work(folder: Path) -> str:
+def answers(folder: Path, *, rank: int, spread: bool) -> list[str]:
+    """To a prompt of each rank's own, the longer the higher the rank."""
+    backbone = tiny_backbone(folder / "t5")
+    model = backbone.load_model()
+    if spread:
+        shard_model(model, init_device_mesh("cpu", (2,)))
+    row = Row(id="0", input="red " * (rank + 1), output="good")
+    batch = backbone.generation_batch([backbone.encode(row)])
+    return backbone.generate(model, batch, 2 + 3 * rank)
+
+
+def work(folder: Path) -> dict[str, Any]:
     """All runs, in one of two processes; the last one is stopped within the second task."""
     for name, method in METHODS.items():
         run_stream(config(folder, f"{name}_two", *method, *SHARDED))
@@ -66,12 +83,13 @@ def work(folder: Path) -> str:
     with patch.object(StreamRunner, "_learn", stopped), pytest.raises(Interrupted):
         run_stream(cut)
     assert not (folder / "cut" / "results.json").exists()
-    return run_stream(cut)[1]
+    said = run_stream(cut)[1]
+    return {"said": said, "answers": answers(folder, rank=ranks.rank(), spread=True)}
 
 
 @pytest.fixture(scope="module")
-def told(folder: Path) -> list[str]:
-    """What the resumed run said, in each process."""
+def both(folder: Path) -> list[dict[str, Any]]:
+    """What the resumed run said and the last answers, in each process."""
     return in_processes(work, folder, join=False, seconds=240)
 
 
@@ -81,7 +99,7 @@ def contents(run: Path, part: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_sharded_run_ends_as_one_in_one_process(name: str, folder: Path, told: list[str]) -> None:
+def test_a_sharded_run_ends_as_one_in_one_process(name: str, folder: Path, both: list[Any]) -> None:
     results, _ = run_stream(config(folder, f"{name}_one", *METHODS[name]))
     one, two = folder / f"{name}_one", folder / f"{name}_two"
     found = json.loads((two / "results.json").read_text())
@@ -105,9 +123,9 @@ def test_a_sharded_run_ends_as_one_in_one_process(name: str, folder: Path, told:
 
 
 @pytest.mark.slow
-def test_a_run_stopped_within_a_task_begins_it_again(folder: Path, told: list[str]) -> None:
+def test_a_run_stopped_within_a_task_begins_it_again(folder: Path, both: list[Any]) -> None:
     whole, cut = folder / "full_two", folder / "cut"
-    first, second = told
+    first, second = (each["said"] for each in both)
     assert "Resuming after the end of task 1 of 2." in first
     assert "the state is saved between tasks alone" in first
     assert "Resuming" in second  # this test's console speaks in both
@@ -115,6 +133,12 @@ def test_a_run_stopped_within_a_task_begins_it_again(folder: Path, told: list[st
     name = "adapter/model.safetensors"
     assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert contents(cut, "predictions") == contents(whole, "predictions")
+
+
+@pytest.mark.slow
+def test_a_rank_with_its_answers_waits_for_the_others(folder: Path, both: list[Any]) -> None:
+    for rank, each in enumerate(both):
+        assert each["answers"] == answers(folder, rank=rank, spread=False)
 
 
 @pytest.mark.parametrize(
