@@ -242,8 +242,7 @@ def _check_shards(parts: Parts) -> None:
     if whole:
         raise UserError(
             f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "
-            "a part of every weight: use trainer.strategy=ddp, or a method without, such as "
-            "method=kif_full."
+            "a part of every weight: use trainer.strategy=ddp, or a method without them."
         )
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 
 from kif_lightning import launch, ranks
+from kif_lightning.backbones import DecoderBackbone
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 from kif_lightning.interruption import Interrupted
@@ -23,7 +24,7 @@ from kif_lightning.runner import StreamRunner
 from kif_lightning.sharding import shard_model
 from tests.helpers.fits import assert_near
 from tests.helpers.processes import in_processes
-from tests.helpers.streams import run_stream, tiny_backbone, tiny_config
+from tests.helpers.streams import run_stream, tiny_config
 from tests.helpers.tiny import save_tiny_llama, save_tiny_t5, save_toy_tasks
 
 SHARDED = ["trainer=sharded", "trainer.devices=2"]
@@ -59,7 +60,7 @@ def config(folder: Path, name: str, *overrides: str) -> Any:
 
 def answers(folder: Path, *, rank: int, spread: bool) -> list[str]:
     """To a prompt of each rank's own, the longer the higher the rank."""
-    backbone = tiny_backbone(folder / "t5")
+    backbone = DecoderBackbone(name="tiny", hub_name="tiny/llama", path=str(folder / "llama"))
     model = backbone.load_model()
     if spread:
         shard_model(model, init_device_mesh("cpu", (2,)))
