@@ -12,7 +12,8 @@ from hydra.utils import instantiate
 from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from kif_lightning.callbacks import SelectBestStep
+from kif_lightning.adapters import FullAdapter, PeftAdapter
+from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, SelectBestStep
 from kif_lightning.callbacks.checkpoint import check_cadence
 from kif_lightning.errors import (
     UserError,
@@ -33,7 +34,15 @@ from kif_lightning.interfaces import (
     Rehearsal,
     Stream,
 )
+from kif_lightning.memory import MemoryRehearsal
 from kif_lightning.metrics import TextScore
+from kif_lightning.sharding import SHARDED, check_strategy
+
+KNOW_SHARDS = (
+    *(FullAdapter, PeftAdapter, MemoryRehearsal),
+    *(KnowledgeFusion, FusionWithReplay, SelectBestStep),
+)
+"""The parts, of those that touch weights, that work where each rank holds a part of them."""
 
 
 @dataclass(kw_only=True)
@@ -125,7 +134,9 @@ def build_parts(config: DictConfig) -> Parts:
     cadence = config.checkpoint
     collect.attempt(lambda: check_cadence(cadence.every_steps, cadence.every_minutes))
     collect.attempt(lambda: require_choice("resume", config.resume, ("latest", "previous")))
-    method = config.method
+    method, strategy = config.method, config.trainer.get("strategy", "auto")
+    precision = fixed(config, "precision", config.trainer.get("precision"))
+    collect.attempt(lambda: check_strategy(strategy, precision))
     parts = Parts(
         benchmark=collect.part(config.benchmark),
         backbone=collect.part(_with_truncation(config)),
@@ -154,6 +165,8 @@ def build_parts(config: DictConfig) -> Parts:
     if not collect.errors:
         collect.attempt(lambda: _try_optimizer(parts))
         collect.attempt(lambda: _check_needs(parts))
+        if strategy == SHARDED:
+            collect.attempt(lambda: _check_shards(parts))
     if not collect.errors:
         collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
@@ -217,6 +230,19 @@ def _check_needs(parts: Parts) -> None:
         raise UserError(
             "The method keeps rows of past tasks, but nothing works with them: use "
             "method/memory=none, method/rehearsal=memory or method/boundary=fusion_with_replay."
+        )
+
+
+def _check_shards(parts: Parts) -> None:
+    touching: list[Any] = [
+        *(parts.adapter, parts.selection, parts.rehearsal),
+        *(*parts.penalties.values(), *parts.gradient.values(), *parts.boundary.values()),
+    ]
+    whole = [type(p).__name__ for p in touching if p and not isinstance(p, KNOW_SHARDS)]
+    if whole:
+        raise UserError(
+            f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "
+            "a part of every weight: use trainer.strategy=ddp, or a method without them."
         )
 
 

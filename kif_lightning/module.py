@@ -30,6 +30,7 @@ from kif_lightning.interfaces import (
     TrainingCounts,
     all_finite,
 )
+from kif_lightning.sharding import shard_model
 
 SCALER_HALVINGS = 17
 """Steps the loss scaler needs from its first scale, 2^16, down to 1/2."""
@@ -94,6 +95,18 @@ class ContinualModule(LightningModule):
         self._step_losses: list[Tensor] = []
         self._skip = False
         self._rehearsing = False
+
+    def configure_model(self) -> None:
+        """Spread the weights over the ranks if the strategy asks for it; once is enough."""
+        if self.device_mesh is None:
+            return
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        shard_model(self.model, self.device_mesh)
+        spread = dict(self.model.named_parameters())
+        self.trainable_parameters = {
+            name: spread[names[id(parameter)]]
+            for name, parameter in self.trainable_parameters.items()
+        }
 
     def begin_task(self, parameters: Parameters, task_index: int) -> None:
         """Take over the present task's trainable weights and start its counters."""

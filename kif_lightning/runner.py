@@ -46,6 +46,12 @@ from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState, require_same_data
 from kif_lightning.seeding import derive_seed
+from kif_lightning.sharding import (
+    SHARDED,
+    ShardedStrategy,
+    require_shardable,
+    whole_on_first,
+)
 from kif_lightning.storage import replacing_folder, write_json, write_text
 
 
@@ -79,6 +85,8 @@ class StreamRunner:
         self.console = console
         console.stand_ins = parts.stand_ins
         self.new_logger = new_logger
+        self.sharded = options.trainer.get("strategy") == SHARDED
+        """Whether each rank holds but a part of every weight."""
         self.logger: Logger | None = None
         self.data_findings: Sequence[dict[str, Any]] | None = None
         """What the data doctor says of the rows, for the results; None: it did not look."""
@@ -145,15 +153,22 @@ class StreamRunner:
         strategy = trainer.strategy
         if trainer.world_size == 1:
             return
-        if not isinstance(strategy, DDPStrategy):
+        if not isinstance(strategy, DDPStrategy | ShardedStrategy):
             raise UserError(
-                f"Several processes train with trainer.strategy=ddp, got "
-                f"{self.options.trainer.get('strategy')}: every process holds the whole model."
+                f"Several processes train with trainer.strategy=ddp, or sharded for a model too "
+                f"large for one device, got {self.options.trainer.get('strategy')}."
             )
         strategy.connect(self.module)
         if strategy.launcher is not None:
             strategy.launcher.launch(_nothing, trainer=trainer)
         strategy.setup_environment()
+        if self.sharded:
+            # Before a task begins: what is made of the weights is made of the parts.
+            self.module.configure_model()
+            self.console.say(
+                "Each device holds a part of the weights: the state is saved between tasks alone, "
+                "and a run stopped within a task begins it again."
+            )
 
     def _run(self) -> dict[str, Any]:
         training = self._start()
@@ -209,9 +224,19 @@ class StreamRunner:
         ):
             if isinstance(part, ChecksModule):
                 part.check(self.module)
+        if self.sharded:
+            self._check_sharded()
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
         if self.data.look_at_dev:
             self._warn_of_dev_rows()
+
+    def _check_sharded(self) -> None:
+        if self.new_trainer([], training=False).world_size == 1:
+            raise UserError(
+                "trainer=sharded spreads the weights over several devices, got one: set "
+                "trainer.devices=N, or use trainer=default."
+            )
+        require_shardable(self.module.model)
 
     def _warn_of_dev_rows(self) -> None:
         rows, overlap = {task.name: len(task.dev) for task in self.tasks}, self.dev_rows_in_test
@@ -270,8 +295,12 @@ class StreamRunner:
         self, callbacks: Sequence[Callback], *, training: bool, epochs: int | None = None
     ) -> Trainer:
         """A fresh Trainer: a task boundary is a fit boundary (a second fit would train nothing)."""
+        options = self.options.trainer
+        if self.sharded:
+            # What inference mode gathers, a later training could not use.
+            options = {**options, "strategy": ShardedStrategy(), "inference_mode": False}
         return Trainer(
-            **self.options.trainer,
+            **options,
             max_epochs=epochs or self.options.epochs,
             accumulate_grad_batches=self.data.accumulate_grad_batches,
             gradient_clip_val=self.options.gradient_clip,
@@ -370,12 +399,14 @@ class StreamRunner:
         parts = self.parts
         selection = {"selection": parts.selection} if parts.selection else {}
         method: dict[str, Callback] = {**parts.gradient, **selection, **parts.boundary}
+        # Lightning would write weights that are spread with pickle, in files of its own.
+        saves, options = not self.sharded, self.options
         checkpoint = TaskCheckpoint(
             keepers=method,
-            save=self._save_training,
+            save=self._save_training if saves else _nothing,
             interruption=self.interruption,
-            every_steps=self.options.checkpoint_every_steps,
-            every_minutes=self.options.checkpoint_every_minutes,
+            every_steps=options.checkpoint_every_steps if saves else None,
+            every_minutes=options.checkpoint_every_minutes if saves else None,
         )
         shown = TaskProgress(label=label)
         trainer = self.new_trainer([shown, *method.values(), checkpoint], training=True)
@@ -512,7 +543,7 @@ class StreamRunner:
         """What the next task needs of the method's parts."""
         parts = self.parts
         return {
-            "adapter": parts.adapter.state_dict(self.module.model),
+            "adapter": whole_on_first(parts.adapter.state_dict(self.module.model)),
             "penalties": {name: p.state_dict() for name, p in parts.penalties.items()},
             "gradient": {name: c.state_dict() for name, c in parts.gradient.items()},
             "boundary": {name: c.state_dict() for name, c in parts.boundary.items()},
@@ -531,7 +562,9 @@ class StreamRunner:
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
         if self.options.save_model:
-            ranks.on_first(self._save_model)
+            adapter, model = self.parts.adapter, self.module.model
+            whole = whole_on_first(adapter.state_dict(model)) if self.sharded else None
+            ranks.on_first(lambda: self._save_model(whole))
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
@@ -560,9 +593,14 @@ class StreamRunner:
         ranks.on_first(lambda: self.folder.write_results(results))
         return results
 
-    def _save_model(self) -> None:
+    def _save_model(self, whole: dict[str, Any] | None) -> None:
+        adapter, model = self.parts.adapter, self.module.model
+        if whole is not None:
+            # transformers and peft write whole models alone: the first rank makes one again.
+            model = adapter.attach(self.parts.backbone.load_model(), self.parts.backbone)
+            adapter.load_state_dict(model, whole)
         with replacing_folder(self.folder.path / "adapter") as folder:
-            self.parts.adapter.save(self.module.model, folder)
+            adapter.save(model, folder)
             if self.parts.stand_ins:
                 _stamp_model_card(folder / "README.md", self.parts.stand_ins)
 
@@ -609,8 +647,8 @@ class LearntRows:
                 yield self.module.row_loss(on_device)
 
 
-def _nothing() -> None:
-    """All that is done where the other ranks start."""
+def _nothing(*_: Any) -> None:
+    """All that is done where the other ranks start, or where a task cannot be saved within."""
 
 
 def _label(task_index: int, task: Task) -> str:

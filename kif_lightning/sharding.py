@@ -3,16 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from torch import nn
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
+from kif_lightning import ranks
 from kif_lightning.errors import UserError
+from kif_lightning.kif.shards import is_sharded
 
+SHARDED = "sharded"
+"""As ``trainer.strategy``: see :class:`ShardedStrategy`."""
 DATA_DIMENSION = "data_parallel"
 """What Lightning calls the dimension of its mesh along which weights are spread."""
 INSTEAD = "use trainer.strategy=ddp, which keeps the whole model on each device"
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """Lightning's strategy, with the weights spread over all processes there are."""
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1)
+
+    def setup_environment(self) -> None:
+        """Only here is it known how many there are."""
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+def check_strategy(name: Any, precision: Any) -> None:
+    """Raise UserError for other ways of spreading weights, and what this way cannot do.
+
+    Args:
+        name: of Lightning's strategy.
+        precision: of the training.
+    """
+    if not isinstance(name, str):
+        raise UserError(f"trainer.strategy must be a name, got {name}: use auto, ddp or {SHARDED}.")
+    if name.startswith(("fsdp", "deepspeed", "model_parallel")):
+        raise UserError(
+            f"Weights are spread over devices with trainer=sharded (torch's FSDP2), got "
+            f"trainer.strategy={name}, whose weights importance and fusion cannot read."
+        )
+    if name == SHARDED and precision in ("16-mixed", "16", 16):
+        raise UserError(
+            f"With trainer=sharded each device would scale the loss for itself at "
+            f"trainer.precision={precision}: use bf16-mixed or 32-true."
+        )
+
+
+def whole_on_first(state: Any) -> Any:
+    """Nested dicts with each tensor that is spread put together on the first rank's CPU.
+
+    One at a time, and the other ranks get None for it; all of them must call.
+    """
+    if isinstance(state, dict):
+        return {key: whole_on_first(value) for key, value in state.items()}
+    if isinstance(state, Tensor) and is_sharded(state):
+        spread: Any = state
+        tensor: Tensor = spread.full_tensor()
+        return tensor.cpu() if ranks.is_first() else None
+    return state
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -33,9 +86,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     if isinstance(model, FSDPModule):
         return
     mesh = _data_mesh(mesh)
-    blocks = list(transformer_blocks(model))
-    _require_shardable(model, blocks)
-    for block in blocks:
+    require_shardable(model)
+    for block in transformer_blocks(model):
         fully_shard(block, mesh=mesh)
     # Left whole after a forward pass, the rest would miss what fusion writes to the parts.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
@@ -65,7 +117,9 @@ def _data_mesh(mesh: DeviceMesh) -> DeviceMesh:
     return mesh[DATA_DIMENSION]
 
 
-def _require_shardable(model: nn.Module, blocks: list[nn.Module]) -> None:
+def require_shardable(model: nn.Module) -> None:
+    """Raise UserError, as :func:`shard_model` would, for a model that cannot be spread."""
+    blocks = list(transformer_blocks(model))
     parameters = dict(model.named_parameters())
     if not blocks:
         raise UserError(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Backbone
+from kif_lightning.kif.shards import part, part_as
 
 PREFIX = "base_model.model."
 """What peft's wrapper puts before the base model's names."""
@@ -94,7 +95,7 @@ class PeftAdapter:
 
 
 def copy_exactly(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-    """Copy ``state`` into ``parameters``; both must hold the same names."""
+    """Copy ``state`` into ``parameters``, of each rank its part; both must hold the same names."""
     if parameters.keys() != state.keys():
         differing = sorted(parameters.keys() ^ state.keys())
         raise UserError(
@@ -103,7 +104,7 @@ def copy_exactly(parameters: Mapping[str, Tensor], state: Mapping[str, Tensor]) 
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(state[name])
+            part(parameter).copy_(part_as(state[name], parameter))
 
 
 def _no_match(config: PeftConfig, model: nn.Module, error: Exception) -> str:

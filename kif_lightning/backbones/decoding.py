@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig
 
 
@@ -32,12 +33,15 @@ def answer_ids(
     base.generation_config = GenerationConfig()
     drawn = {} if top_k is None else {"top_k": top_k}
     settings = {"do_sample": top_k is not None, "num_beams": 1, **drawn, **settings}
+    # A rank that has its answers goes on until all have: each pass needs the others' weights.
+    spread = any(isinstance(module, FSDPModule) for module in model.modules())
     generate: Any = model.generate
     try:
         ids: Tensor = generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             generation_config=GenerationConfig(**settings),
+            **({"synced_gpus": True} if spread else {}),
         )
     finally:
         base.generation_config = own

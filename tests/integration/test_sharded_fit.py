@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from kif_lightning.callbacks import KnowledgeFusion
 from kif_lightning.identification import Identification
 from kif_lightning.kif import AdaptiveRule, ImportanceTracker, lora_rank_units, matrix_units
-from kif_lightning.module import ContinualModule
-from kif_lightning.sharding import shard_model
+from kif_lightning.sharding import ShardedStrategy
 from tests.helpers.fits import TinyFit, assert_near
 from tests.helpers.processes import in_processes
 from tests.helpers.streams import toy_task
@@ -25,16 +22,6 @@ CASES: dict[str, Any] = {
     "lora": {"units": lora_rank_units, "micro": 4},
     "offloaded": {"units": lora_rank_units, "offload": True},
 }
-
-
-class Sharded(ContinualModule):
-    """Its weights are spread before each fit or test; the first one does it."""
-
-    find_trainable: Callable[[nn.Module], dict[str, nn.Parameter]]
-
-    def configure_model(self) -> None:
-        shard_model(self.model, self.device_mesh)  # type: ignore[arg-type]
-        self.trainable_parameters = self.find_trainable(self.model)
 
 
 def run(folder: Path, *, sharded: bool, units: Any, offload: bool = False, **options: Any) -> Any:
@@ -48,15 +35,9 @@ def run(folder: Path, *, sharded: bool, units: Any, offload: bool = False, **opt
         module_options={"identification": Identification(tracker=tracker)},
         **options,
     )
-    if sharded:
-        fit.module.__class__ = Sharded
-        fit.module.find_trainable = fit.adapter.trainable
     for _ in range(2):
         if sharded:
-            strategy = ModelParallelStrategy(
-                data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"
-            )
-            fit.trainer_options = {"strategy": strategy, "devices": 2}
+            fit.trainer_options = {"strategy": ShardedStrategy(), "devices": 2}
         fit.fit()
     boundary = fusion.boundary
     assert boundary is not None
