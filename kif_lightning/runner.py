@@ -395,6 +395,7 @@ class StreamRunner:
         """One task: fit with its boundary, from its beginning or a checkpoint within it."""
         task, state = self.data.training_tasks[task_index], self.state
         label = _label(task_index, task)
+        started = time.perf_counter()
         self.begin_task(task_index)
         parts = self.parts
         selection = {"selection": parts.selection} if parts.selection else {}
@@ -407,6 +408,7 @@ class StreamRunner:
             interruption=self.interruption,
             every_steps=options.checkpoint_every_steps if saves else None,
             every_minutes=options.checkpoint_every_minutes if saves else None,
+            started=started,
         )
         shown = TaskProgress(label=label)
         trainer = self.new_trainer([shown, *method.values(), checkpoint], training=True)

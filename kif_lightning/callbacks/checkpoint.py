@@ -36,6 +36,7 @@ class TaskCheckpoint(Callback):
         interruption: asked after every optimizer step.
         every_steps: optimizer steps between two checkpoints; None: not by steps.
         every_minutes: minutes between two; None: not by time.
+        started: when the task began, by ``time.perf_counter``; None: now.
 
     Raises:
         UserError: a cadence below 1 step or not above 0 minutes.
@@ -50,6 +51,7 @@ class TaskCheckpoint(Callback):
         interruption: Interruption,
         every_steps: int | None,
         every_minutes: float | None,
+        started: float | None = None,
     ) -> None:
         check_cadence(every_steps, every_minutes)
         self.keepers = {n: c for n, c in keepers.items() if isinstance(c, KeepsTaskState)}
@@ -59,7 +61,7 @@ class TaskCheckpoint(Callback):
         self.every_minutes = every_minutes
         self.seconds = 0.0
         """Spent on the task by the processes before this one, up to the checkpoint."""
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() if started is None else started
         self._last_step = self._last_saved = 0
         self._saved_at = time.monotonic()
         self._loaded: dict[str, Any] | None = None
