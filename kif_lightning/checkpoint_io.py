@@ -25,6 +25,7 @@ class SafeCheckpointIO(CheckpointIO):
 
         With several ranks it is kept as ``failure``: Lightning lets the others wait for this one.
         """
+        self.failure = None
         try:
             save_state(Path(path), checkpoint)
         except OSError as error:

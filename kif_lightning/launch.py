@@ -10,7 +10,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -258,9 +258,11 @@ def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
 def _logger_id(run_dir: Path) -> str:
     """The same for every start of a run: its curves go on where they were cut."""
     path = run_dir / "state" / "logger.json"
-    if ranks.is_first() and not path.is_file():
-        write_json(path, {"id": uuid4().hex[:12]})
-    found: str = ranks.from_first(read_json(path)["id"] if ranks.is_first() else "")
+    found = uuid4().hex[:12]
+    with suppress(UserError, KeyError, TypeError):  # a new run, or a file of no other use
+        found = read_json(path)["id"]
+    found = ranks.from_first(found)
+    ranks.on_first(lambda: write_json(path, {"id": found}))
     return found
 
 

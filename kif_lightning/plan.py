@@ -40,7 +40,7 @@ class _Clock(Callback):
 def show_plan(runner: StreamRunner) -> None:
     """Print tasks, steps, trainable weights, memory and an estimate of time; writes nothing."""
     if runner.new_trainer([], training=False).world_size > 1:
-        raise UserError("plan=true measures one process: add trainer.devices=1.")
+        raise UserError("plan=true measures one process: add trainer=default trainer.devices=1.")
     runner.build()
     options, data = runner.options, runner.data
     train_second, test_second = _seconds_per_token(runner)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from kif_lightning.errors import UserError
+
 T = TypeVar("T")
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where launchers tell a process its rank before the processes know each other."""
@@ -109,13 +111,22 @@ def barrier() -> None:
 
 
 def on_first(write: Callable[[], object]) -> None:
-    """Let the first rank write; all wait, and all raise the OSError if it could not."""
-    failure: OSError | None = None
+    """Let the first rank write; all wait, and all raise if it could not.
+
+    Raises:
+        OSError, UserError: as the first rank; RuntimeError on the others for anything else.
+    """
+    failure: Exception | None = None
+    told: Exception | None = None
     if is_first():
         try:
             write()
-        except OSError as error:
+        except Exception as error:
             failure = error
-    failure = from_first(failure)
+            known = isinstance(error, OSError | UserError)
+            told = error if known else RuntimeError(f"The first process failed: {error!r}")
+    told = from_first(told)
     if failure is not None:
         raise failure
+    if told is not None:
+        raise told

@@ -219,14 +219,20 @@ class RunFolder:
         """Make this the latest state; with other files than the last one, that is the previous."""
         before = self._pointed
         if (self._states / LATEST).is_file():
-            if pointed["parts"] != before["parts"]:
-                write_json(self._states / EARLIER, {**before, "training": None})
             if any(pointed[key] != before[key] for key in ("parts", "training")):
                 write_json(self._states / PREVIOUS, before)
-        write_json(self._states / LATEST, pointed)
+            write_json(self._states / LATEST, pointed)
+            if pointed["parts"] != before["parts"]:
+                # After the latest: a kill in between leaves what is earlier still.
+                write_json(self._states / EARLIER, {**before, "training": None})
+        else:
+            write_json(self._states / LATEST, pointed)
         self._pointed = pointed
         others = [self._states / name for name in (PREVIOUS, EARLIER)]
-        kept = [pointed, *(read_json(path) for path in others if path.is_file())]
+        try:
+            kept = [pointed, *(read_json(path) for path in others if path.is_file())]
+        except UserError:
+            return  # What the damaged one names is not known: nothing is removed.
         names = {each[key] for each in kept for key in ("parts", "training")}
         for folder in self._states.iterdir():
             if folder.is_dir() and folder.name not in names:
@@ -242,7 +248,7 @@ class RunFolder:
             UserError: the state is damaged; which state can be had instead.
         """
         require_choice("resume", resume, ("latest", "previous"))
-        if not any((self._states / name).is_file() for name in (LATEST, PREVIOUS)):
+        if not any((self._states / name).is_file() for name in (LATEST, PREVIOUS, EARLIER)):
             return None
         try:
             self._pointed, found = self._read(self._states / LATEST)
@@ -259,8 +265,7 @@ class RunFolder:
                     f"{error} Go on from the state before, {reached}, with resume=previous."
                 ) from error
             ranks.barrier()
-            if ranks.is_first():
-                write_json(self._states / LATEST, self._pointed)
+            ranks.on_first(lambda: write_json(self._states / LATEST, self._pointed))
         return found
 
     def _read_previous(self) -> tuple[dict[str, Any], Resumed] | None:

@@ -163,7 +163,7 @@ def _digest(path: Path) -> dict[str, int]:
 
 def _fsync(path: Path) -> None:
     """To the disk; a rename is there only with its folder, which not every system lets one open."""
-    if os.name == "posix" or path.is_file():
+    if os.name == "posix":
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -173,10 +173,12 @@ def _fsync(path: Path) -> None:
 
 @contextmanager
 def _os_errors(path: Path) -> Iterator[None]:
-    """Safetensors hides the system's errors in texts: a full disk is to be told as such."""
+    """Libraries in Rust hide the system's errors in texts: a full disk is to be told as such."""
     try:
         yield
-    except SafetensorError as error:
+    except OSError:
+        raise
+    except Exception as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise

@@ -305,3 +305,13 @@ def test_a_damaged_task_state_under_checkpoints_is_made_good_by_the_task_before(
     resumed = loaded(folder, "previous")
     assert (resumed.state.next_task, resumed.training) == (1, None)
     assert resumed.parts == {"w": Equal([1.0, 1.0])}
+
+
+@pytest.mark.parametrize("name", ["previous.json", "earlier.json"])
+def test_a_damaged_older_pointer_stops_no_run(folder: RunFolder, name: str) -> None:
+    for task in (1, 2):
+        folder.save(RunState(num_tasks=4, next_task=task), {"w": torch.full((2,), float(task))})
+    (folder.path / "state" / name).write_text("{")
+    folder.save(RunState(num_tasks=4, next_task=2, evaluated={"0": 1.0}))
+    folder.save(RunState(num_tasks=4, next_task=3), {"w": torch.full((2,), 3.0)})
+    assert loaded(folder).parts == {"w": Equal([3.0, 3.0])}
