@@ -99,24 +99,12 @@ def save_state(folder: Path, state: Mapping[str, Any]) -> None:
     Raises:
         OSError: the disk is full, or cannot be written.
     """
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
+    with replacing_folder(folder) as temporary:
         tensors: dict[str, Tensor] = {}
         plain = _take_out(dict(state), "", tensors)
-        with _os_errors(folder):
-            save_file(tensors, str(temporary / TENSORS))
-        with (temporary / TENSORS).open("rb") as file:
-            os.fsync(file.fileno())
+        save_file(tensors, str(temporary / TENSORS))
         write_json(temporary / PLAIN, plain)
         write_json(temporary / CONTENTS, {n: _digest(temporary / n) for n in (TENSORS, PLAIN)})
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-        _fsync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_state(folder: Path) -> None:
