@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from hydra.utils import instantiate
@@ -28,6 +28,7 @@ from kif_lightning.interfaces import (
     Adapter,
     Backbone,
     Benchmark,
+    EvaluationMatrix,
     HasNeeds,
     Memory,
     Penalty,
@@ -134,6 +135,8 @@ def build_parts(config: DictConfig) -> Parts:
     cadence = config.checkpoint
     collect.attempt(lambda: check_cadence(cadence.every_steps, cadence.every_minutes))
     collect.attempt(lambda: require_choice("resume", config.resume, ("latest", "previous")))
+    matrix = config.evaluation.matrix
+    collect.attempt(lambda: require_choice("evaluation.matrix", matrix, get_args(EvaluationMatrix)))
     method, strategy = config.method, config.trainer.get("strategy", "auto")
     precision = fixed(config, "precision", config.trainer.get("precision"))
     collect.attempt(lambda: check_strategy(strategy, precision))

@@ -14,6 +14,8 @@ from kif_lightning.kif.shards import is_sharded, part
 from kif_lightning.ranks import any_rank
 
 TaskKind = Literal["classification", "generation", "multiple_choice", "dialogue_state"]
+EvaluationMatrix = Literal["full", "final_row", "diagonal", "diagonal_and_final_row"]
+"""Which of the scores a[i][j], j <= i, are measured."""
 Parameters = Mapping[str, nn.Parameter]
 """Exported name (as in the saved adapter) -> trainable parameter."""
 

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from kif_lightning.assembly import Parts
 from kif_lightning.datamodule import LengthGrouping
-from kif_lightning.errors import require_choice
+from kif_lightning.interfaces import EvaluationMatrix
 from kif_lightning.module import LossMean
 from kif_lightning.reporting import stamp
-
-EvaluationMatrix = Literal["full", "final_row", "diagonal", "diagonal_and_final_row"]
-EVALUATION_MATRICES = ("full", "final_row", "diagonal", "diagonal_and_final_row")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Plain settings of a run; the parts are objects.
-
-    Raises:
-        UserError: an unknown part of the score matrix.
-    """
+    """Plain settings of a run; the parts are objects."""
 
     method: str
     seed: int
@@ -47,9 +40,6 @@ class RunOptions:
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        require_choice("evaluation.matrix", self.evaluation_matrix, EVALUATION_MATRICES)
 
 
 def protocol_stamp(

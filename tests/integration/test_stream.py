@@ -14,6 +14,7 @@ from kif_lightning import launch
 from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
 from kif_lightning.errors import UserError
 from kif_lightning.module import ContinualModule
+from kif_lightning.reporting.console import RunConsole
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
 from tests.helpers.streams import run_stream, tiny_config
@@ -199,3 +200,62 @@ def test_folder_of_something_else_is_left_alone(config: Any, tmp_path: Path) -> 
         with pytest.raises(UserError, match=r"holds files, but no run's config\.yaml"):
             run_stream(config("run", *extra))
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+NOT_EVALUATED = {
+    "full": set(),
+    "final_row": {(0, 0)},
+    "diagonal": {(1, 0)},
+    "diagonal_and_final_row": set(),
+}
+LACKING = {
+    "full": set(),
+    "final_row": {"forgetting_rate", "backward_transfer"},
+    "diagonal": {"average_performance", "forgetting_rate", "backward_transfer"},
+    "diagonal_and_final_row": set(),
+}
+
+
+@pytest.mark.parametrize("part", NOT_EVALUATED)
+def test_only_the_part_of_the_matrix_that_was_asked_for(
+    part: str, config: Any, tmp_path: Path
+) -> None:
+    whole, _ = run_stream(config("full", "evaluation.matrix=full"))
+    results, _ = run_stream(config(part, f"evaluation.matrix={part}"))
+    found, expected = results["score_matrix"], whole["score_matrix"]
+    for i, j in ((0, 0), (1, 0), (1, 1)):
+        assert found[i][j] == (None if (i, j) in NOT_EVALUATED[part] else expected[i][j])
+    assert found[0][1] is None
+    left = {key: whole["metrics"][key] for key in whole["metrics"].keys() - LACKING[part]}
+    assert results["metrics"] == left
+    assert results["protocol"]["evaluation_matrix"] == part
+    evaluated = 3 - len(NOT_EVALUATED[part])
+    assert len(list((tmp_path / part / "predictions").iterdir())) == evaluated
+
+
+def test_tasks_to_judge_of_longer_streams(config: Any) -> None:
+    def judged(*overrides: str) -> list[list[int]]:
+        runner = launch.new_runner(config("run", *overrides), RunConsole())
+        runner.data.training_tasks *= 2  # four phases of the two tasks' stream
+        runner.tasks = runner.data.training_tasks
+        return [runner.tasks_to_judge(i) for i in range(4)]
+
+    assert judged() == [[0], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    assert judged("evaluation.matrix=final_row") == [[], [], [], [0, 1, 2, 3]]
+    assert judged("evaluation.matrix=diagonal") == [[0], [1], [2], [3]]
+    both = judged("evaluation.matrix=diagonal_and_final_row")
+    assert both == [[0], [1], [2], [0, 1, 2, 3]]
+    zero_shot = ("evaluation.matrix=final_row", "evaluation.next_task=true")
+    assert judged(*zero_shot) == [[1], [2], [3], [0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("part", ["final_row", "diagonal"])
+def test_tasks_learnt_at_once_are_all_newest_and_last(part: str, config: Any) -> None:
+    joint = config("joint", "method=multi_task", f"evaluation.matrix={part}")
+    results, _ = run_stream(joint)
+    assert None not in results["score_matrix"][0]
+
+
+def test_unknown_part_of_the_matrix_is_refused(config: Any) -> None:
+    with pytest.raises(UserError, match=r"evaluation\.matrix must be 'full' or .*got 'half'"):
+        launch.new_runner(config("run", "evaluation.matrix=half"), RunConsole())
