@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,16 @@ def toy_task(
         labels=labels if kind == "classification" else (),
         sha256={},
     )
+
+
+def unequal_task(**sizes: int) -> Task:
+    """The toy task with train rows of very different lengths."""
+    task = toy_task(**sizes)
+    rows = tuple(
+        replace(row, input=row.input + " and so on" * (i * 5 % 23))
+        for i, row in enumerate(task.train)
+    )
+    return replace(task, train=rows)
 
 
 def tiny_backbone(folder: Path) -> Seq2SeqBackbone:

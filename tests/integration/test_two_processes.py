@@ -16,10 +16,11 @@ from torch import Tensor
 from kif_lightning import ranks
 from kif_lightning.callbacks import MagnitudeMask, RecurrentFusion
 from kif_lightning.identification import Identification
+from kif_lightning.interfaces import Task
 from kif_lightning.kif import ImportanceTracker
 from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near
 from tests.helpers.processes import in_processes
-from tests.helpers.streams import toy_task
+from tests.helpers.streams import toy_task, unequal_task
 
 DATA_PARALLEL = {"strategy": "ddp", "devices": 2}
 TASK = toy_task(test=9)  # 19 train rows: 8 8 3; 9 test rows: 4 4 1
@@ -31,6 +32,10 @@ FITS: dict[str, dict[str, Any]] = {
     "full": {"micro": 2, "full": True},
     "masked": {"micro": 1, "mask": True},
     "recurrent": {"micro": 1, "outer": True},
+    "parted": {
+        "task": unequal_task(test=9),
+        "data_options": {"length_grouping": "within_step", "pass_overhead": 8},
+    },
 }
 
 
@@ -53,6 +58,7 @@ def new_fit(
     broken: Sequence[int] | None = None,
     where: str = "loss",
     module_options: Any = None,
+    task: Task = TASK,
     **options: Any,
 ) -> TinyFit:
     callbacks: list[Callback] = []
@@ -68,7 +74,7 @@ def new_fit(
     settings = {"penalties": penalties, **(module_options or {})}
     settings["identification"] = Identification(tracker=ImportanceTracker())
     fit = TinyFit(
-        folder, micro=micro, task=TASK, callbacks=callbacks, module_options=settings, **options
+        folder, micro=micro, task=task, callbacks=callbacks, module_options=settings, **options
     )
     if outer:
         fit.data.memory_rows = tuple(toy_task("shape", train=11).train)  # 8 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from torch.optim import AdamW
 from kif_lightning.callbacks import SelectBestStep
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Task
 from kif_lightning.kif import ImportanceTracker
 from kif_lightning.module import ContinualModule, token_loss
 from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near, padded, squares
-from tests.helpers.streams import toy_task
+from tests.helpers.streams import toy_task, unequal_task
 
 SPLITS = pytest.mark.parametrize("micro", [8, 4, 1])
 
@@ -108,15 +106,6 @@ def test_parts_of_similar_length_train_as_the_whole_batch_does(
     for seen, (_, expected) in zip(gradients.steps, plain.before, strict=True):
         assert_near(seen, expected)
     assert fit.module.counts.losses == pytest.approx(plain.losses, rel=1e-5)
-
-
-def unequal_task() -> Task:
-    task = toy_task()
-    rows = tuple(
-        replace(row, input=row.input + " and so on" * (i * 5 % 23))
-        for i, row in enumerate(task.train)
-    )
-    return replace(task, train=rows)
 
 
 def test_clipping_is_the_trainers(tiny_t5: Path) -> None:
