@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -16,6 +17,7 @@ from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_choice, require_count
 from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
 from kif_lightning.seeding import generator
+from kif_lightning.tokenised import TokenisedRows, tokenised
 
 LengthGrouping = Literal["none", "within_step", "across_steps"]
 LENGTH_GROUPINGS = ("none", "within_step", "across_steps")
@@ -264,7 +266,7 @@ class _EvaluationBatches(Dataset[Batch]):
     def __init__(
         self,
         backbone: Backbone,
-        examples: Sequence[Example],
+        examples: TokenisedRows,
         *,
         batch_size: int,
         batch_tokens: int | None,
@@ -273,7 +275,7 @@ class _EvaluationBatches(Dataset[Batch]):
         self.backbone = backbone
         self.examples = examples
         self.max_new_tokens = max_new_tokens
-        lengths = [len(example.prompt_ids) for example in examples]
+        lengths = examples.prompt_lengths.tolist()
         left = sorted(range(len(examples)), key=lambda i: -lengths[i])
         self.batches = []
         while left:
@@ -381,8 +383,9 @@ class ContinualDataModule(LightningDataModule):
         """Rows kept of the tasks before the present one."""
         self.rehearsed: tuple[Example, ...] = ()
         """Examples of past tasks that join the present one's own."""
-        self._test_examples: dict[str, list[Example]] = {}
-        self._split: tuple[list[Example], list[Example]] | None = None
+        self._test_examples: dict[str, TokenisedRows] = {}
+        self._caps: dict[str, int] = {}
+        self._split: tuple[TokenisedRows, TokenisedRows] | None = None
         self._check_rows()
 
     def _check_rows(self) -> None:
@@ -477,12 +480,14 @@ class ContinualDataModule(LightningDataModule):
 
     def train_dataloader(self) -> TrainingLoader:
         """Micro-batches of the present task and what is rehearsed with it."""
-        examples = [*self._training_split()[0], *self.rehearsed]
+        examples = self._training_split()[0]
+        if self.rehearsed:
+            examples = examples.followed_by(TokenisedRows.of(self.rehearsed))
         return self._loader(examples, (self.task.name, "row order"))
 
     def rows_dataloader(self, rows: Sequence[Row], purpose: str) -> TrainingLoader:
         """Micro-batches of given rows, such as the memory's."""
-        examples = [self.backbone.encode(row) for row in rows]
+        examples = tokenised(self.backbone, rows)
         return self._loader(examples, (self.task.name, purpose))
 
     def row_steps(self, rows: Sequence[Row], purpose: str) -> Iterator[list[Batch]]:
@@ -490,7 +495,7 @@ class ContinualDataModule(LightningDataModule):
 
         Of several processes each has its own share, as in training.
         """
-        examples = [self.backbone.encode(row) for row in rows]
+        examples = tokenised(self.backbone, rows)
         loader = self._loader(examples, (self.task.name, purpose), parted=False)
         # A loader draws from torch's global generator at each start, in the midst of a training.
         loader.generator = torch.Generator()
@@ -510,15 +515,15 @@ class ContinualDataModule(LightningDataModule):
         chosen = torch.randperm(len(examples), generator=draw)[:num_rows].tolist()
         dataset = _TrainingBatches(self.backbone, examples)
         for i in chosen:
-            yield dataset[MicroBatch((i,), len(examples[i].answer_ids), 1, 1)]
+            yield dataset[MicroBatch((i,), int(examples.answer_lengths[i]), 1, 1)]
 
     def _loader(
-        self, examples: Sequence[Example], purpose: tuple[str, ...], *, parted: bool = True
+        self, examples: TokenisedRows, purpose: tuple[str, ...], *, parted: bool = True
     ) -> TrainingLoader:
         self.accumulation(ranks.world_size())  # refuses what does not deal out evenly
-        lengths = [len(example.prompt_ids) + len(example.answer_ids) for example in examples]
+        lengths = (examples.prompt_lengths + examples.answer_lengths).tolist()
         plan = StepPlan(
-            answer_tokens=[len(example.answer_ids) for example in examples],
+            answer_tokens=examples.answer_lengths.tolist(),
             lengths=None if self.length_grouping == "none" else lengths,
             across_steps=self.length_grouping == "across_steps",
             batch_size=self.batch_size,
@@ -544,7 +549,7 @@ class ContinualDataModule(LightningDataModule):
             for start in range(0, len(examples), self.micro_batch_size)
         ]
         sampler = [
-            MicroBatch(part, sum(len(examples[i].answer_ids) for i in part), 1, len(part))
+            MicroBatch(part, int(examples.answer_lengths[list(part)].sum()), 1, len(part))
             for part in parts
         ]
         dataset = _TrainingBatches(self.backbone, examples)
@@ -559,33 +564,38 @@ class ContinualDataModule(LightningDataModule):
         """Longest TRAIN label with its end token; ``max_new_tokens`` for generation tasks."""
         if not task.labels:
             return self.max_new_tokens
-        probe = task.train[0].input
-        return max(
-            len(self.backbone.encode(Row(id="", input=probe, output=label)).answer_ids)
-            for label in task.labels
-        )
+        if task.name not in self._caps:
+            probe = task.train[0].input
+            rows = [Row(id="", input=probe, output=label) for label in task.labels]
+            answers = self.backbone.encode_rows(rows)
+            self._caps[task.name] = max(len(example.answer_ids) for example in answers)
+        return self._caps[task.name]
+
+    def test_examples(self, task: Task) -> TokenisedRows:
+        """The test rows of a task, tokenised once."""
+        if task.name not in self._test_examples:
+            self._test_examples[task.name] = tokenised(self.backbone, task.test)
+        return self._test_examples[task.name]
 
     def _evaluation_batches(self, task: Task) -> _EvaluationBatches:
-        if task.name not in self._test_examples:
-            self._test_examples[task.name] = [self.backbone.encode(row) for row in task.test]
         return _EvaluationBatches(
             self.backbone,
-            self._test_examples[task.name],
+            self.test_examples(task),
             batch_size=self.evaluation_batch_size,
             batch_tokens=self.evaluation_batch_tokens,
             max_new_tokens=self.new_tokens_cap(task),
         )
 
-    def _training_split(self) -> tuple[list[Example], list[Example]]:
+    def _training_split(self) -> tuple[TokenisedRows, TokenisedRows]:
         """Examples of the present task: to train on, to select by."""
         if self._split is None:
-            chosen = self._held_out()
-            training: list[Example] = []
-            held_out: list[Example] = []
-            for i, row in enumerate(self.task.train):
-                (held_out if i in chosen else training).append(self.backbone.encode(row))
+            chosen = sorted(self._held_out())
+            # All rows, whichever are held out: a file in the cache serves every draw.
+            rows = tokenised(self.backbone, self.task.train)
+            training = rows.take(np.delete(np.arange(len(rows)), chosen)) if chosen else rows
+            held_out = rows.take(chosen)
             if self.look_at_dev:
-                held_out = [self.backbone.encode(row) for row in self.task.dev]
+                held_out = tokenised(self.backbone, self.task.dev)
             self._split = training, held_out
         return self._split
 

@@ -131,6 +131,14 @@ class Backbone(Protocol):
     def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
         """Token ids of prompt and answer, cut to the limits; None: the backbone's own."""
 
+    def encode_rows(
+        self, rows: Sequence[Row], max_target_tokens: int | None = None
+    ) -> list[Example]:
+        """What :meth:`encode` gives for each row, in a few calls of the tokenizer."""
+
+    def encoding_fingerprint(self) -> str:
+        """Of everything beside a row that decides what :meth:`encode` gives: limits, vocabulary."""
+
     def training_batch(self, examples: Sequence[Example]) -> Batch:
         """Pad and stack for :meth:`answer_logits`."""
 

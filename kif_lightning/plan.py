@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Callback
 from rich.table import Table
 
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import Row
 from kif_lightning.runner import StreamRunner
+from kif_lightning.tokenised import tokenised
 
 _PROBE_STEPS = 3
 
@@ -50,8 +49,13 @@ def show_plan(runner: StreamRunner) -> None:
             column, justify="left" if column in ("task", "kind", "metric") else "right"
         )
     total = 0.0
-    tokens = [_prompt_tokens(runner, t.train) / len(t.train) for t in data.training_tasks]
-    test_seconds = [test_second * _prompt_tokens(runner, task.test) for task in runner.tasks]
+    tokens = [
+        float(tokenised(data.backbone, task.train).prompt_lengths.mean())
+        for task in data.training_tasks
+    ]
+    test_seconds = [
+        test_second * int(data.test_examples(task).prompt_lengths.sum()) for task in runner.tasks
+    ]
     if options.evaluate_untrained:
         total += sum(test_seconds) / 60
     for index, task in enumerate(data.training_tasks):
@@ -82,10 +86,6 @@ def show_plan(runner: StreamRunner) -> None:
         f"Estimated time: about {total:.1f} minutes (rough: scaled by tokens from {_PROBE_STEPS} "
         "training steps and one test batch of the first task on this machine)."
     )
-
-
-def _prompt_tokens(runner: StreamRunner, rows: Sequence[Row]) -> int:
-    return sum(len(runner.data.backbone.encode(row).prompt_ids) for row in rows)
 
 
 def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:

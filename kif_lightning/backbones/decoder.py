@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from kif_lightning.backbones.decoding import answer_ids, base_model
 from kif_lightning.backbones.loading import Pretrained
-from kif_lightning.backbones.tokens import IGNORED, cut, pad_left
+from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_left
 from kif_lightning.interfaces import Batch, Example, Row
 
 
@@ -34,20 +34,32 @@ class DecoderBackbone(Pretrained):
         """The pretrained module."""
         return self.load_pretrained(AutoModelForCausalLM)
 
-    def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
+    def encode_rows(
+        self, rows: Sequence[Row], max_target_tokens: int | None = None
+    ) -> list[Example]:
         """Token ids; prompt and answer are tokenised together where the tokenizer allows a cut."""
-        prompt_text = row.input.rstrip()
-        prompt = self.tokenizer(prompt_text)["input_ids"]
-        joined = self.tokenizer(f"{prompt_text} {row.output}")["input_ids"]
-        if joined[: len(prompt)] == prompt:
-            answer = joined[len(prompt) :]
-        else:  # a token spans the border: the answer is tokenised alone
-            answer = self.tokenizer(f" {row.output}", add_special_tokens=False)["input_ids"]
+        texts = [row.input.rstrip() for row in rows]
+        prompts = ids_of(self.tokenizer, texts)
+        whole = [f"{text} {row.output}" for text, row in zip(texts, rows, strict=True)]
+        answers: list[list[int] | None] = [
+            joined[len(prompt) :] if joined[: len(prompt)] == prompt else None
+            for prompt, joined in zip(prompts, ids_of(self.tokenizer, whole), strict=True)
+        ]
+        # A token spans the border: the answer is tokenised alone.
+        places = [place for place, answer in enumerate(answers) if answer is None]
+        alone = [f" {rows[place].output}" for place in places]
+        for place, ids in zip(
+            places, ids_of(self.tokenizer, alone, special_tokens=False), strict=True
+        ):
+            answers[place] = ids
         room = (max_target_tokens or self.max_target_tokens) - 1
-        return Example(
-            prompt_ids=cut(prompt, self.max_source_tokens, self.truncation),
-            answer_ids=[*answer[:room], self.tokenizer.eos_token_id],
-        )
+        return [
+            Example(
+                prompt_ids=cut(prompt, self.max_source_tokens, self.truncation),
+                answer_ids=[*(answer or [])[:room], self.tokenizer.eos_token_id],
+            )
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
 
     def training_batch(self, examples: Sequence[Example]) -> Batch:
         """``input_ids``, ``attention_mask``, ``position_ids`` (N, S) and ``labels`` (N, L)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from kif_lightning.backbones.quantisation import (
 )
 from kif_lightning.backbones.tokens import Truncation
 from kif_lightning.errors import MissingPartError, UserError, require_choice, require_count
+from kif_lightning.interfaces import Example, Row
 from kif_lightning.online import hub_answers
 
 log = logging.getLogger(__name__)
@@ -186,6 +188,32 @@ class Pretrained:
             "truncation": self.truncation,
             "decoding": "greedy",
         }
+
+    def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
+        """Token ids of prompt and answer, cut to the limits; None: the backbone's own."""
+        return self.encode_rows([row], max_target_tokens)[0]
+
+    def encode_rows(
+        self, rows: Sequence[Row], max_target_tokens: int | None = None
+    ) -> list[Example]:
+        """Each family has its own."""
+        raise NotImplementedError
+
+    def encoding_fingerprint(self) -> str:
+        """sha256 of everything beside a row that decides its token ids, the vocabulary included."""
+        tokenizer = self.tokenizer
+        backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            decides: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
+        else:
+            decides = json.loads(backend.to_str())
+            # Set by whoever used the tokenizer last.
+            del decides["truncation"], decides["padding"]
+        how = [
+            *(type(self).__name__, self.protocol(), tokenizer.split_special_tokens),
+            *(tokenizer.eos_token_id, importlib.metadata.version("tokenizers")),
+        ]
+        return hashlib.sha256(json.dumps([how, decides], sort_keys=True).encode()).hexdigest()
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer beside saved weights."""

@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from kif_lightning.backbones.decoding import answer_ids
 from kif_lightning.backbones.loading import Pretrained
-from kif_lightning.backbones.tokens import IGNORED, cut, pad_right
+from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_right
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Batch, Example, Row
 
@@ -30,7 +30,7 @@ class Seq2SeqBackbone(Pretrained):
             which saw nothing but span corruption. None: plain prompt and answer.
 
     Raises:
-        UserError: from :meth:`encode`, if the tokenizer has no such token.
+        UserError: from :meth:`encode_rows`, if the tokenizer has no such token.
     """
 
     task_type = "SEQ_2_SEQ_LM"
@@ -40,16 +40,27 @@ class Seq2SeqBackbone(Pretrained):
         """The pretrained module."""
         return self.load_pretrained(AutoModelForSeq2SeqLM)
 
-    def encode(self, row: Row, max_target_tokens: int | None = None) -> Example:
+    def encode_rows(
+        self, rows: Sequence[Row], max_target_tokens: int | None = None
+    ) -> list[Example]:
         """Token ids; the tokenizer ends both sides with its end token, which a cut keeps."""
-        source = self.tokenizer(row.input)["input_ids"]
-        target = self.tokenizer(text_target=row.output)["input_ids"]
+        if not rows:
+            return []
+        sources = ids_of(self.tokenizer, [row.input for row in rows])
+        answers = list(dict.fromkeys(row.output for row in rows))
+        targets = dict(zip(answers, self.tokenizer(text_target=answers)["input_ids"], strict=True))
         mask = [] if self.mask_token is None else [self._mask_id]
+        room = (max_target_tokens or self.max_target_tokens) - len(mask)
+        return [
+            self._example(source, targets[row.output], mask, room)
+            for source, row in zip(sources, rows, strict=True)
+        ]
+
+    def _example(self, source: list[int], target: list[int], mask: list[int], room: int) -> Example:
         limit = self.max_source_tokens - len(mask)
         if self.truncation == "right" and len(source) > limit:
             # What the tokenizer's own truncation does: the last token stays the end token.
             source = [*source[: limit - 1], source[-1]]
-        room = (max_target_tokens or self.max_target_tokens) - len(mask)
         if len(target) > room:
             target = [*target[: room - 1], target[-1]]
         prompt = cut(source, limit, self.truncation)

@@ -24,7 +24,7 @@ class MemoryRehearsal:
 
     def examples(self, context: RehearsalContext) -> list[Example]:
         """The kept rows of past tasks, tokenised as any row."""
-        return [context.backbone.encode(row) for row in context.memory_rows]
+        return context.backbone.encode_rows(context.memory_rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class PseudoSamples:
         picked = {i: row for i, row in enumerate(rows) if i in wanted}
         own = [(context.task.name, picked[i]) for i in chosen]
         return [
-            *[context.backbone.encode(row) for _, row in written],
+            *context.backbone.encode_rows([row for _, row in written]),
             *[self._as_text(context, task, row) for task, row in [*written, *own]],
         ]
 
@@ -119,7 +119,7 @@ class PseudoSamples:
     def _drawn(self, context: RehearsalContext, orders: Sequence[str]) -> list[str]:
         backbone, model = context.backbone, context.model
         device = next(model.parameters()).device
-        prompts = [backbone.encode(Row(id="", input=order, output="")) for order in orders]
+        prompts = backbone.encode_rows([Row(id="", input=order, output="") for order in orders])
         texts: list[str] = []
         with evaluating(model):
             for start in range(0, len(prompts), self.batch_size):

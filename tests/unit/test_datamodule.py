@@ -65,7 +65,7 @@ def data(tiny_t5: Path, **options: Any) -> ContinualDataModule:
     )
 
 
-def prompts(examples: list[Any]) -> list[tuple[int, ...]]:
+def prompts(examples: Iterable[Any]) -> list[tuple[int, ...]]:
     return [tuple(example.prompt_ids) for example in examples]
 
 
@@ -786,3 +786,56 @@ def test_unknown_groupings_and_limits_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=told):
         data(tiny_t5, **options)
+
+
+@pytest.mark.parametrize("rows_where", ["memory", "disk"])
+def test_no_row_is_tokenised_twice(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows_where: str
+) -> None:
+    """Two tasks learnt, both evaluated after each, as a run does it."""
+    if rows_where == "disk":
+        monkeypatch.setattr("kif_lightning.tokenised.IN_MEMORY", 0)
+        monkeypatch.setenv("KIF_CACHE", str(tmp_path))
+    loaded = data(tiny_t5)
+    seen: Counter[str] = Counter()
+    encode_rows = loaded.backbone.encode_rows
+
+    def spy(rows: Any, *limit: Any) -> Any:
+        seen.update(row.id for row in rows)
+        return encode_rows(rows, *limit)
+
+    monkeypatch.setattr(loaded.backbone, "encode_rows", spy)
+    for task_index in range(2):
+        loaded.begin_task(task_index)
+        train = loaded.train_dataloader()
+        tests = loaded.evaluation_dataloaders(range(2))
+        for loader in (train, train, loaded.selection_dataloader(), *tests):
+            list(loader)
+        list(loaded.sample_batches(3, "sample"))
+    labels = seen.pop("")
+    assert labels == 2 + 2, "each task's labels, for the cap of new tokens"
+    tasks = loaded.test_tasks
+    assert seen == Counter(row.id for task in tasks for row in (*task.train, *task.test))
+    assert (tmp_path / "tokens").exists() == (rows_where == "disk")
+
+
+def test_batches_from_the_disk_are_those_from_memory(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KIF_CACHE", str(tmp_path))
+    monkeypatch.setattr("kif_lightning.tokenised.BATCH_ROWS", 4)
+
+    def everything() -> list[Any]:
+        loaded = data(tiny_t5)
+        loaded.rehearsed = tuple(loaded.backbone.encode(row) for row in toy_task("form").train[:3])
+        loaders = [loaded.train_dataloader(), loaded.selection_dataloader()]
+        return [ids(loader) for loader in loaders] + [
+            read(loader) for loader in loaded.evaluation_dataloaders([0, 1])
+        ]
+
+    expected = everything()
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("kif_lightning.tokenised.IN_MEMORY", 0)
+    assert everything() == expected
+    assert everything() == expected, "and when they are there already"
+    assert len(list((tmp_path / "tokens").iterdir())) == 3

@@ -35,6 +35,11 @@ class LetterBackbone:
             answer_ids=[ord(letter) for letter in row.output][:max_target_tokens],
         )
 
+    def encode_rows(
+        self, rows: Sequence[Row], max_target_tokens: int | None = None
+    ) -> list[Example]:
+        return [self.encode(row, max_target_tokens) for row in rows]
+
     def generation_batch(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
         width = max(len(example.prompt_ids) for example in examples)
         rows = [[*e.prompt_ids, *[0] * (width - len(e.prompt_ids))] for e in examples]
