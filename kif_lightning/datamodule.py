@@ -6,16 +6,18 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kif_lightning import ranks
-from kif_lightning.errors import UserError, require_count
-from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
+from kif_lightning.errors import UserError, require_choice, require_count
+from kif_lightning.interfaces import Backbone, Batch, Benchmark, Decode, Example, Row, Task
 from kif_lightning.seeding import generator
+
+RANK_LABELS: Literal["rank_labels"] = "rank_labels"
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,16 @@ class _EvaluationBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, backbone: Backbone, examples: Sequence[Example], batch_size: int, max_new_tokens: int
+        self,
+        backbone: Backbone,
+        examples: Sequence[Example],
+        batch_size: int,
+        max_new_tokens: int,
+        labels: Sequence[str] = (),
+        label_ids: Sequence[Sequence[int]] = (),
     ) -> None:
+        self.labels, self.label_ids = labels, label_ids
+        """What the answer is chosen from, and its tokens; none: it is generated."""
         self.backbone = backbone
         self.examples = examples
         self.max_new_tokens = max_new_tokens
@@ -175,6 +185,8 @@ class _EvaluationBatches(Dataset[Batch]):
             "rows": rows if real else (),
             "batch_index": place,
             "max_new_tokens": self.max_new_tokens,
+            "labels": self.labels,
+            "label_ids": self.label_ids,
         }
 
 
@@ -189,6 +201,8 @@ class ContinualDataModule(LightningDataModule):
         micro_batch_size: rows of a forward pass; None: each process's share of ``batch_size``.
         evaluation_batch_size: prompts generated for together.
         max_new_tokens: cap of generation tasks (classification: the longest train label).
+        decode: ``rank_labels``: a task with closed answers is answered by its train label of the
+            highest probability, the first of equal ones; ``generate``: it is generated.
         num_held_out: seeded train rows kept from training, for selection by their loss.
         held_out_share: instead, a share of them, but one row at least; of each class the same share
             where answers are closed.
@@ -211,6 +225,7 @@ class ContinualDataModule(LightningDataModule):
         micro_batch_size: int | None,
         evaluation_batch_size: int,
         max_new_tokens: int,
+        decode: Decode = "generate",
         num_held_out: int | None = None,
         held_out_share: float | None = None,
         look_at_dev: bool = False,
@@ -222,6 +237,7 @@ class ContinualDataModule(LightningDataModule):
             require_count("optim.micro_batch_size", micro_batch_size)
         require_count("evaluation.batch_size", evaluation_batch_size)
         require_count("evaluation.max_new_tokens", max_new_tokens)
+        require_choice("evaluation.decode", decode, get_args(Decode))
         if batch_size % (micro_batch_size or 1):
             raise UserError(
                 f"optim.batch_size must be a multiple of optim.micro_batch_size, got {batch_size} "
@@ -235,6 +251,7 @@ class ContinualDataModule(LightningDataModule):
         self._micro_batch_size = micro_batch_size
         self.evaluation_batch_size = evaluation_batch_size
         self.max_new_tokens = max_new_tokens
+        self.decode = decode
         self.held_out_rows = num_held_out or 0
         self.held_out_share = held_out_share
         self.look_at_dev = look_at_dev
@@ -414,13 +431,23 @@ class ContinualDataModule(LightningDataModule):
 
     def new_tokens_cap(self, task: Task) -> int:
         """Longest TRAIN label with its end token; ``max_new_tokens`` for generation tasks."""
-        if not task.labels:
-            return self.max_new_tokens
+        return max(map(len, self.label_ids(task)), default=self.max_new_tokens)
+
+    def label_ids(self, task: Task) -> list[list[int]]:
+        """Token ids of each train label, as training has them after the first train row's prompt.
+
+        After a prompt that ends otherwise a label's first token may be another one, if a token
+        spans the border; the rows of a task end alike.
+        """
         probe = task.train[0].input
-        return max(
-            len(self.backbone.encode(Row(id="", input=probe, output=label)).answer_ids)
+        return [
+            self.backbone.encode(Row(id="", input=probe, output=label)).answer_ids
             for label in task.labels
-        )
+        ]
+
+    def decode_of(self, task: Task) -> Decode:
+        """How the task is really answered: one with free answers has no labels to rank."""
+        return self.decode if task.labels else "generate"
 
     def _evaluation_batches(self, task: Task) -> _EvaluationBatches:
         if task.name not in self._test_examples:
@@ -430,6 +457,7 @@ class ContinualDataModule(LightningDataModule):
             self._test_examples[task.name],
             self.evaluation_batch_size,
             self.new_tokens_cap(task),
+            *((task.labels, self.label_ids(task)) if self.decode_of(task) == RANK_LABELS else ()),
         )
 
     def _training_split(self) -> tuple[list[Example], list[Example]]:

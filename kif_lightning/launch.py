@@ -220,6 +220,7 @@ def _options(config: DictConfig) -> RunOptions:
         lr_factor=config.method.fixes.lr_factor,
         evaluation_batch_size=config.evaluation.batch_size,
         max_new_tokens=config.evaluation.max_new_tokens,
+        decode=config.evaluation.decode,
         evaluate_untrained=config.evaluation.untrained,
         evaluate_next_task=config.evaluation.next_task,
         save_model=config.save_model,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kif_lightning.assembly import Parts
+from kif_lightning.interfaces import Decode
 from kif_lightning.module import LossMean
 from kif_lightning.reporting import stamp
 
@@ -25,6 +26,7 @@ class RunOptions:
     lr_factor: float
     evaluation_batch_size: int
     max_new_tokens: int
+    decode: Decode = "generate"
     evaluate_untrained: bool
     evaluate_next_task: bool
     save_model: bool
@@ -43,10 +45,12 @@ def protocol_stamp(
     micro_batch_size: int,
     device: str,
     selection: dict[str, Any] | None,
+    decode: dict[str, Decode],
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers.
 
-    ``device`` is the type that trained, ``selection`` says by which rows steps were selected.
+    ``device`` is the type that trained, ``selection`` says by which rows steps were selected,
+    ``decode`` how each task was answered.
     """
     tasks = parts.benchmark.tasks
     trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
@@ -61,6 +65,7 @@ def protocol_stamp(
         "backbone": parts.backbone.name,
         "weights": dict(parts.backbone.provenance),
         "prompt_and_decoding": parts.backbone.protocol(),
+        "decode": dict(decode),
         "method": options.method,
         "method_settings": options.method_settings,
         "lora": options.lora,
