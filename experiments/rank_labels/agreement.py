@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import warnings
 from pathlib import Path
 from time import perf_counter
 from typing import Any, get_args
@@ -148,6 +150,8 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # speaks at each Trainer
+    warnings.filterwarnings("ignore")
     runner = finished(given.run)
     closed = [index for index, task in enumerate(runner.tasks) if task.labels]
     found = [compared(runner, index) for index in closed]
