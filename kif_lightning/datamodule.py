@@ -6,7 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kif_lightning import ranks
 from kif_lightning.errors import UserError, require_choice, require_count
-from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
+from kif_lightning.interfaces import Backbone, Batch, Benchmark, Decode, Example, Row, Task
 from kif_lightning.seeding import generator
 from kif_lightning.tokenised import TokenisedRows, tokenised
 
@@ -30,6 +30,8 @@ ELSEWHERE = 4096
 """On an accelerator, which takes hardly longer for thousands of tokens than for one."""
 WINDOW_STEPS = 50
 """With ``across_steps``: so many steps' rows, drawn at random, are dealt out by length."""
+
+RANK_LABELS: Literal["rank_labels"] = "rank_labels"
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,11 @@ class _EvaluationBatches(Dataset[Batch]):
         batch_size: int,
         batch_tokens: int | None,
         max_new_tokens: int,
+        labels: Sequence[str] = (),
+        label_ids: Sequence[Sequence[int]] = (),
     ) -> None:
+        self.labels, self.label_ids = labels, label_ids
+        """What the answer is chosen from, and its tokens; none: it is generated."""
         self.backbone = backbone
         self.examples = examples
         self.max_new_tokens = max_new_tokens
@@ -299,6 +305,8 @@ class _EvaluationBatches(Dataset[Batch]):
             "rows": rows if real else (),
             "batch_index": place,
             "max_new_tokens": self.max_new_tokens,
+            "labels": self.labels,
+            "label_ids": self.label_ids,
         }
 
 
@@ -319,6 +327,8 @@ class ContinualDataModule(LightningDataModule):
         evaluation_batch_size: prompts generated for together, at most.
         evaluation_batch_tokens: tokens of theirs, at most; None: no limit.
         max_new_tokens: cap of generation tasks (classification: the longest train label).
+        decode: ``rank_labels``: a task with closed answers is answered by its train label of the
+            highest probability, the first of equal ones; ``generate``: it is generated.
         num_held_out: seeded train rows kept from training, for selection by their loss.
         held_out_share: instead, a share of them, but one row at least; of each class the same share
             where answers are closed.
@@ -344,6 +354,7 @@ class ContinualDataModule(LightningDataModule):
         evaluation_batch_size: int,
         evaluation_batch_tokens: int | None = None,
         max_new_tokens: int,
+        decode: Decode = "generate",
         num_held_out: int | None = None,
         held_out_share: float | None = None,
         look_at_dev: bool = False,
@@ -358,6 +369,7 @@ class ContinualDataModule(LightningDataModule):
         if evaluation_batch_tokens is not None:
             require_count("evaluation.batch_tokens", evaluation_batch_tokens)
         require_count("evaluation.max_new_tokens", max_new_tokens)
+        require_choice("evaluation.decode", decode, get_args(Decode))
         if batch_size % (micro_batch_size or 1):
             raise UserError(
                 f"optim.batch_size must be a multiple of optim.micro_batch_size, got {batch_size} "
@@ -374,6 +386,7 @@ class ContinualDataModule(LightningDataModule):
         self.evaluation_batch_size = evaluation_batch_size
         self.evaluation_batch_tokens = evaluation_batch_tokens
         self.max_new_tokens = max_new_tokens
+        self.decode = decode
         self.held_out_rows = num_held_out or 0
         self.held_out_share = held_out_share
         self.look_at_dev = look_at_dev
@@ -384,7 +397,7 @@ class ContinualDataModule(LightningDataModule):
         self.rehearsed: tuple[Example, ...] = ()
         """Examples of past tasks that join the present one's own."""
         self._test_examples: dict[str, TokenisedRows] = {}
-        self._caps: dict[str, int] = {}
+        self._label_ids: dict[str, list[list[int]]] = {}
         self._split: tuple[TokenisedRows, TokenisedRows] | None = None
         self._check_rows()
 
@@ -562,14 +575,23 @@ class ContinualDataModule(LightningDataModule):
 
     def new_tokens_cap(self, task: Task) -> int:
         """Longest TRAIN label with its end token; ``max_new_tokens`` for generation tasks."""
-        if not task.labels:
-            return self.max_new_tokens
-        if task.name not in self._caps:
+        return max(map(len, self.label_ids(task)), default=self.max_new_tokens)
+
+    def label_ids(self, task: Task) -> list[list[int]]:
+        """Token ids of each train label, as training has them after the first train row's prompt.
+
+        After a prompt that ends otherwise a label's first token may be another one, if a token
+        spans the border; the rows of a task end alike.
+        """
+        if task.name not in self._label_ids:
             probe = task.train[0].input
             rows = [Row(id="", input=probe, output=label) for label in task.labels]
-            answers = self.backbone.encode_rows(rows)
-            self._caps[task.name] = max(len(example.answer_ids) for example in answers)
-        return self._caps[task.name]
+            self._label_ids[task.name] = [e.answer_ids for e in self.backbone.encode_rows(rows)]
+        return self._label_ids[task.name]
+
+    def decode_of(self, task: Task) -> Decode:
+        """How the task is really answered: one with free answers has no labels to rank."""
+        return self.decode if task.labels else "generate"
 
     def test_examples(self, task: Task) -> TokenisedRows:
         """The test rows of a task, tokenised once."""
@@ -578,12 +600,16 @@ class ContinualDataModule(LightningDataModule):
         return self._test_examples[task.name]
 
     def _evaluation_batches(self, task: Task) -> _EvaluationBatches:
+        ranked: dict[str, Any] = {}
+        if self.decode_of(task) == RANK_LABELS:
+            ranked = {"labels": task.labels, "label_ids": self.label_ids(task)}
         return _EvaluationBatches(
             self.backbone,
             self.test_examples(task),
             batch_size=self.evaluation_batch_size,
             batch_tokens=self.evaluation_batch_tokens,
             max_new_tokens=self.new_tokens_cap(task),
+            **ranked,
         )
 
     def _training_split(self) -> tuple[TokenisedRows, TokenisedRows]:

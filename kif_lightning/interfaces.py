@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from kif_lightning.kif.shards import is_sharded, part
 from kif_lightning.ranks import any_rank
 
+Decode = Literal["generate", "rank_labels"]
+"""How a task is answered: greedy text, or its train label of the highest probability."""
 TaskKind = Literal["classification", "generation", "multiple_choice", "dialogue_state"]
 EvaluationMatrix = Literal["full", "final_row", "diagonal", "diagonal_and_final_row"]
 """Which of the scores a[i][j], j <= i, are measured."""
@@ -152,6 +154,17 @@ class Backbone(Protocol):
         self, model: nn.Module, batch: Batch, max_new_tokens: int, *, top_k: int | None = None
     ) -> list[str]:
         """Greedy answers, (N,) texts; with ``top_k`` drawn by torch's global generator."""
+
+    def label_log_probabilities(
+        self, model: nn.Module, batch: Batch, labels: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Each label's log p(label | prompt), summed over each label's tokens, (N, K) in float32.
+
+        Args:
+            model: the adapted model, not in training mode.
+            batch: of :meth:`generation_batch`.
+            labels: K lists of token ids, as ``answer_ids`` of :meth:`encode`: the end token too.
+        """
 
     def protocol(self) -> dict[str, Any]:
         """What decides the prompt's tokens and the decoding, for the stamp."""

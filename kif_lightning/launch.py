@@ -223,6 +223,7 @@ def _options(config: DictConfig) -> RunOptions:
         evaluation_batch_tokens=config.evaluation.batch_tokens,
         evaluation_matrix=config.evaluation.matrix,
         max_new_tokens=config.evaluation.max_new_tokens,
+        decode=config.evaluation.decode,
         evaluate_untrained=config.evaluation.untrained,
         evaluate_next_task=config.evaluation.next_task,
         save_model=config.save_model,

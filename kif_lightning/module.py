@@ -299,8 +299,14 @@ class ContinualModule(LightningModule):
             self._prepare(dataloader_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Generate and keep the answers of one batch; a batch without ``rows`` only fills up."""
-        texts = self.backbone.generate(self.model, batch["inputs"], batch["max_new_tokens"])
+        """Keep the answers of one batch; a batch without ``rows`` only fills up."""
+        inputs, labels = batch["inputs"], batch["labels"]
+        if labels:
+            ids = batch["label_ids"]
+            ranked = self.backbone.label_log_probabilities(self.model, inputs, ids)
+            texts = [labels[best] for best in ranked.argmax(dim=1).tolist()]
+        else:
+            texts = self.backbone.generate(self.model, inputs, batch["max_new_tokens"])
         if batch["rows"]:
             self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
 

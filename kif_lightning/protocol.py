@@ -7,7 +7,7 @@ from typing import Any
 
 from kif_lightning.assembly import Parts
 from kif_lightning.datamodule import LengthGrouping
-from kif_lightning.interfaces import EvaluationMatrix
+from kif_lightning.interfaces import Decode, EvaluationMatrix
 from kif_lightning.module import LossMean
 from kif_lightning.reporting import stamp
 
@@ -30,6 +30,7 @@ class RunOptions:
     evaluation_batch_tokens: int | None
     evaluation_matrix: EvaluationMatrix
     max_new_tokens: int
+    decode: Decode = "generate"
     evaluate_untrained: bool
     evaluate_next_task: bool
     save_model: bool
@@ -48,10 +49,12 @@ def protocol_stamp(
     micro_batch_size: int,
     device: str,
     selection: dict[str, Any] | None,
+    decode: dict[str, Decode],
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers.
 
-    ``device`` is the type that trained, ``selection`` says by which rows steps were selected.
+    ``device`` is the type that trained, ``selection`` says by which rows steps were selected,
+    ``decode`` how each task was answered.
     """
     tasks = parts.benchmark.tasks
     trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
@@ -66,6 +69,7 @@ def protocol_stamp(
         "backbone": parts.backbone.name,
         "weights": dict(parts.backbone.provenance),
         "prompt_and_decoding": parts.backbone.protocol(),
+        "decode": dict(decode),
         "method": options.method,
         "method_settings": options.method_settings,
         "lora": options.lora,

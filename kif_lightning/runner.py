@@ -101,6 +101,7 @@ class StreamRunner:
             evaluation_batch_size=options.evaluation_batch_size,
             evaluation_batch_tokens=options.evaluation_batch_tokens,
             max_new_tokens=options.max_new_tokens,
+            decode=options.decode,
             num_held_out=selection.num_held_out if selection else None,
             held_out_share=selection.held_out_share if selection else None,
             look_at_dev=selection is not None and selection.rows == "dev",
@@ -604,6 +605,7 @@ class StreamRunner:
                     "kind": task.kind,
                     "metric": task.metric,
                     "test_rows": len(task.test),
+                    "decode": self.data.decode_of(task),
                     "max_new_tokens": self.data.new_tokens_cap(task),
                 }
                 for task in self.tasks
@@ -617,6 +619,7 @@ class StreamRunner:
                 self.data.micro_batch_size,
                 self.device.type,
                 self._selection_stamp(),
+                {task.name: self.data.decode_of(task) for task in self.tasks},
             ),
             cost=self._cost(state),
         )

@@ -17,6 +17,8 @@ from kif_lightning.modes import evaluating
 
 HEAD_TOKENS = 16
 """H: the text tokens that a decoder's query is made of."""
+GOES_ON = {"encoder_outputs", "cache", "past_key_values"}
+"""Arguments that hold what an earlier forward pass made of the prompts and the text."""
 
 
 class PromptedModel(nn.Module):
@@ -56,13 +58,23 @@ class PromptedModel(nn.Module):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         num_answer_tokens: Tensor | None = None,
         **others: Any,
     ) -> Any:
-        """The base model's output; a decoder's batch tells how long each row's answer is."""
+        """The base model's output; a decoder's batch tells how long each row's answer is.
+
+        What goes on from ``encoder_outputs`` or a cache has its prompts in them.
+        """
+        if input_ids is None or not GOES_ON.isdisjoint(others):
+            return self.base(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                **({} if position_ids is None else {"position_ids": position_ids}),
+                **others,
+            )
         embeddings, mask = self._prompted(input_ids, attention_mask, num_answer_tokens)
         if position_ids is not None:
             width = embeddings.shape[1] - input_ids.shape[1]

@@ -15,6 +15,11 @@ def base_model(model: nn.Module) -> Any:
     return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
 
 
+def is_spread(model: nn.Module) -> bool:
+    """Whether ranks hold parts of the weights and must make each forward pass together."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
 def answer_ids(
     model: nn.Module,
     *,
@@ -34,14 +39,13 @@ def answer_ids(
     drawn = {} if top_k is None else {"top_k": top_k}
     settings = {"do_sample": top_k is not None, "num_beams": 1, **drawn, **settings}
     # A rank that has its answers goes on until all have: each pass needs the others' weights.
-    spread = any(isinstance(module, FSDPModule) for module in model.modules())
     generate: Any = model.generate
     try:
         ids: Tensor = generate(
             input_ids=input_ids,
             attention_mask=attention_mask,
             generation_config=GenerationConfig(**settings),
-            **({"synced_gpus": True} if spread else {}),
+            **({"synced_gpus": True} if is_spread(model) else {}),
         )
     finally:
         base.generation_config = own

@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
+from transformers.modeling_outputs import BaseModelOutput
 
 from kif_lightning.backbones.decoding import answer_ids
 from kif_lightning.backbones.loading import Pretrained
+from kif_lightning.backbones.ranking import packed_labels, score_dtype
 from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_right
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Batch, Example, Row
@@ -110,8 +113,6 @@ class Seq2SeqBackbone(Pretrained):
         self, model: nn.Module, batch: Batch, max_new_tokens: int, *, top_k: int | None = None
     ) -> list[str]:
         """Greedy answers, (N,) texts; with ``top_k`` drawn by torch's global generator."""
-        config: Any = model.config
-        start = getattr(config, "decoder_start_token_id", None)
         ids = answer_ids(
             model,
             top_k=top_k,
@@ -120,6 +121,41 @@ class Seq2SeqBackbone(Pretrained):
             max_new_tokens=max_new_tokens,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
-            decoder_start_token_id=config.pad_token_id if start is None else start,
+            decoder_start_token_id=_start_id(model),
         )
         return self.texts(ids)
+
+    def label_log_probabilities(
+        self, model: nn.Module, batch: Batch, labels: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Each label's log p(label | prompt), (N, K) in float32; the encoder runs once.
+
+        The labels stand side by side in one decoder row, each after a start token of its own. T5's
+        positions are distances, so a label's are the same wherever it stands.
+        """
+        prompts, seen = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
+        found = []
+        start = _start_id(model)
+        for packed in packed_labels(model, [[start, *label] for label in labels], seen):
+            output: Any = model(
+                **prompts,
+                attention_mask=seen,
+                decoder_input_ids=packed.inputs.expand(len(seen), -1),
+                decoder_attention_mask=packed.mask(seen[:, :0], score_dtype(model)),
+                use_cache=False,
+            )
+            found.append(packed.sums(output.logits))
+            if "input_ids" in prompts:
+                states = output.encoder_last_hidden_state
+                prompts = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+                # Soft prompts, if any, came before the text.
+                soft = seen.new_ones(len(seen), states.shape[1] - seen.shape[1])
+                seen = torch.cat([soft, seen], dim=1)
+        return torch.cat(found, dim=1)
+
+
+def _start_id(model: nn.Module) -> int:
+    config: Any = model.config
+    start = getattr(config, "decoder_start_token_id", None)
+    found: int = config.pad_token_id if start is None else start
+    return found

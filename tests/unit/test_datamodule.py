@@ -595,6 +595,7 @@ def test_no_micro_batch_size_is_the_whole_batch(tiny_t5: Path) -> None:
         ({"micro_batch_size": -1}, "optim.micro_batch_size"),
         ({"evaluation_batch_size": 0}, "evaluation.batch_size"),
         ({"max_new_tokens": 0}, "evaluation.max_new_tokens"),
+        ({"decode": "rank"}, "evaluation.decode"),
         ({"num_held_out": 12}, "Task shape has 12 train rows, but 12 are to be held out"),
         ({"num_held_out": None, "held_out_share": 1.0}, "has 19 train rows, but 19 are to be held"),
     ],
@@ -839,3 +840,18 @@ def test_batches_from_the_disk_are_those_from_memory(
     assert everything() == expected
     assert everything() == expected, "and when they are there already"
     assert len(list((tmp_path / "tokens").iterdir())) == 3
+
+
+def test_labels_to_rank_come_with_the_batches_of_tasks_that_have_some(tiny_t5: Path) -> None:
+    tasks = (toy_task("colour"), toy_task("shape", kind="generation"))
+    ranked = data(tiny_t5, tasks=tasks, decode="rank_labels")
+    assert [ranked.decode_of(task) for task in tasks] == ["rank_labels", "generate"]
+    closed, free = ([*loader] for loader in ranked.evaluation_dataloaders([0, 1]))
+    # Tokens of a label are those that a train row with this answer has.
+    trained = {row.output: ranked.backbone.encode(row).answer_ids for row in tasks[0].train}
+    for batch in closed:
+        assert batch["labels"] == tasks[0].labels == ("good", "round bad")
+        assert batch["label_ids"] == [trained[label] for label in batch["labels"]]
+    assert not any(batch["labels"] or batch["label_ids"] for batch in free)
+    generated = data(tiny_t5, tasks=tasks)
+    assert not any(batch["labels"] for batch in generated.evaluation_dataloaders([0])[0])

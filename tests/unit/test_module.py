@@ -200,6 +200,18 @@ def test_training_mode_in_fit_and_evaluation_mode_in_generation(tiny_t5: Path) -
         assert sorted(fit.module.answers[0]) == list(range(6))
 
 
+def test_the_label_of_the_highest_probability_answers_and_of_equal_ones_the_first(
+    tiny_t5: Path,
+) -> None:
+    fit = TinyFit(tiny_t5)
+    ranked = torch.tensor([[-3.0, -1.0, -2.0], [-1.0, -1.0, -5.0], [-4.0, -2.0, -2.0]])
+    fit.backbone.label_log_probabilities = lambda *_: ranked  # type: ignore[method-assign]
+    fit.module.begin_evaluation(1)
+    batch = {"inputs": {}, "rows": (5, 0, 3), "labels": ("a", "b", "c"), "label_ids": [[1]] * 3}
+    fit.module.test_step(batch, 0)
+    assert fit.module.answers[0] == {5: "b", 0: "a", 3: "b"}
+
+
 def test_token_loss_sums_in_float32_over_counted_tokens() -> None:
     logits = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
     labels = torch.tensor([[1, 4, -100], [2, -100, -100]])

@@ -93,6 +93,22 @@ def test_rows_that_meet_by_length_are_another_protocol(tmp_path: Path) -> None:
         read_runs([*folders, across])
 
 
+@pytest.mark.parametrize(("later", "alike"), [("generate", True), ("rank_labels", False)])
+def test_runs_from_before_there_was_a_choice_generated(
+    later: str, alike: bool, tmp_path: Path
+) -> None:
+    before = record("plain", order=["one", "two"])
+    del before["protocol"]["decode"]
+    decode = {"one": later, "two": "generate"}
+    now = record("protected", order=["one", "two"], decode=decode)
+    folders = [folder(tmp_path / "a", before), folder(tmp_path / "b", now)]
+    if alike:
+        shown(*folders)
+    else:
+        with pytest.raises(UserError, match=r"different: decode\)"):
+            read_runs(folders)
+
+
 def test_two_runs_of_one_method_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     same = record("plain")
     folders = [folder(tmp_path / name, copy.deepcopy(same)) for name in ("a", "b")]

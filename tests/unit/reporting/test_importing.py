@@ -309,7 +309,8 @@ def test_an_imported_run_beside_one_of_ours(tmp_path: Path) -> None:
     assert "on stand-in model" in output.getvalue()
     assert (
         "Imported runs do not tell, so not compared: benchmark, data_sha256, rows, backbone, "
-        "weights, lora, optim, prompt_and_decoding, epochs, effective_batch." in output.getvalue()
+        "weights, lora, optim, prompt_and_decoding, decode, epochs, effective_batch."
+        in output.getvalue()
     )
 
 
