@@ -41,19 +41,14 @@ def save_model(folder: Path) -> Path:
     """A random T5, 2 + 2 layers of width 32, with the bundled tokenizer."""
     tokenizer: Any = AutoTokenizer.from_pretrained(bundled_folder("t5_nano"))
     torch.manual_seed(0)
-    T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=len(tokenizer),
-            d_model=32,
-            d_kv=8,
-            d_ff=64,
-            num_layers=2,
-            num_heads=4,
-            decoder_start_token_id=tokenizer.pad_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    ).save_pretrained(folder)
+    sizes: dict[str, Any] = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    tokens: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "decoder_start_token_id": tokenizer.pad_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    T5ForConditionalGeneration(T5Config(**sizes, **tokens)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -55,6 +55,12 @@ def command(*words: Any) -> str:
     return done.stdout
 
 
+def used_by_commands() -> float:
+    """Processor seconds of all commands so far: less moved by other work on the machine."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def overrides(order: str, train_rows: int, test_rows: int) -> list[str]:
     return [
         "+experiment=long_seq_t5",
@@ -72,13 +78,15 @@ class OurSide:
     def __init__(self, settings: list[str], folder: Path) -> None:
         self.settings, self.folder = settings, folder
         self.parts: list[dict[str, float]] = []
+        self.processor_seconds: list[float] = []
         self.performance = 0.0
 
     def __call__(self) -> float:
         run_dir = self.folder / f"ours_{len(self.parts)}"
-        started = perf_counter()
+        started, used = perf_counter(), used_by_commands()
         command("-m", "kif_lightning", *self.settings, f"run_dir={run_dir}")
         seconds = perf_counter() - started
+        self.processor_seconds.append(used_by_commands() - used)
         results = json.loads((run_dir / "results.json").read_text(encoding="utf-8"))
         spent = dict(results["cost"]["seconds"])
         total = spent.pop("total")
@@ -94,6 +102,7 @@ class PublicSide:
         self.folder = folder
         self.model = bundled_folder(str(config.backbone.name))
         self.parts: list[dict[str, float]] = []
+        self.processor_seconds: list[float] = []
         self.performance = 0.0
         adapter = config.method.adapter.config
         self.training = {
@@ -118,7 +127,7 @@ class PublicSide:
     def __call__(self) -> float:
         folder = self.folder / f"public_{len(self.parts)}"
         self.parts.append({f"{phase}{what}": 0.0 for phase in PHASES for what in ("", ": start")})
-        started = perf_counter()
+        started, used = perf_counter(), used_by_commands()
         previous: list[Any] = []
         for number, task in enumerate(self.tasks):
             now = folder / task.name
@@ -134,6 +143,7 @@ class PublicSide:
             self._phase("score", *scores)
             previous = ["--previous", now / "fused"]
         seconds = perf_counter() - started
+        self.processor_seconds.append(used_by_commands() - used)
         last = json.loads((folder / self.tasks[-1].name / "scores.json").read_text("utf-8"))
         self.performance = fmean(last.values())
         return seconds
@@ -179,6 +189,7 @@ def compared(order: str, train_rows: int, test_rows: int, rounds: int) -> dict[s
         at_least=4.0,
         seconds=seconds,
         average_performance={"ours": ours.performance, "public": public.performance},
+        processor_seconds={"ours": ours.processor_seconds, "public": public.processor_seconds},
         parts={"ours": ours.parts, "public": public.parts},
     )
 
@@ -196,7 +207,12 @@ def main() -> None:
     sizes = [tuple(map(int, setting.split(":"))) for setting in options.settings]
     entries = [compared(options.order, train, test, options.rounds) for train, test in sizes]
     for line in entries:
-        print(json.dumps({key: line[key] for key in ("average_performance", "parts")}, indent=1))
+        print(
+            json.dumps(
+                {key: line[key] for key in ("average_performance", "processor_seconds", "parts")},
+                indent=1,
+            )
+        )
     write_result("stream", entries, started_on=started_on, output=options.output)
 
 
