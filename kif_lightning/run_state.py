@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from kif_lightning.storage import (
 )
 
 LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
+FINISHED = "finished.jsonl"
 
 
 @dataclass
@@ -63,6 +67,20 @@ class RunState:
         return f"the end of task {self.next_task} of {self.num_tasks}"
 
 
+NOTHING_FINISHED = {"tasks": 0, "bytes": 0, "crc32": 0}
+
+
+def _record(state: RunState, index: int) -> dict[str, Any]:
+    """A finished task on the disk: of its row of the score matrix only what was evaluated."""
+    row = state.score_matrix[index]
+    scores = {str(j): score for j, score in enumerate(row) if score is not None}
+    return {"phase": state.phases[index], "columns": len(row), "scores": scores}
+
+
+def _row(record: Mapping[str, Any]) -> list[float | None]:
+    return [record["scores"].get(str(j)) for j in range(record["columns"])]
+
+
 @dataclass(frozen=True)
 class Resumed:
     """What a run goes on with.
@@ -100,7 +118,10 @@ class RunFolder:
 
     ``state/latest.json`` points to the parts of the last learnt task and, within the next one, to
     the last checkpoint; ``state/previous.json`` to the state before, whose files stay as well, and
-    ``state/earlier.json`` to the last one with other parts. Only the first rank writes.
+    ``state/earlier.json`` to the last one with other parts. What can change no more (a finished
+    task's scores and cost) is appended once to ``state/finished.jsonl``; each pointer says how much
+    of it is its own. So a save costs the same after 200 tasks as after one. Only the first rank
+    writes.
 
     Args:
         path: the folder.
@@ -200,20 +221,65 @@ class RunFolder:
         ranks.on_first(lambda: self._save(state, parts))
 
     def _save(self, state: RunState, parts: dict[str, Any] | None) -> None:
-        run = asdict(state)
         if parts is None:
-            self._point({**self._pointed, "run": run})
+            self._point({**self._pointed, "run": self._written(state)})
         else:
             name = f"after_{state.next_task + state.learnt:03d}"
             save_state(self._states / name, parts)
-            self._point({"run": run, "parts": name, "training": None})
+            self._point({"run": self._written(state), "parts": name, "training": None})
+
+    def _written(self, state: RunState) -> dict[str, Any]:
+        """What a pointer holds of the run, once the tasks finished meanwhile are on the disk."""
+        before = (self._pointed["run"] or {}).get("finished", NOTHING_FINISHED)
+        number = min(state.next_task, len(state.score_matrix), len(state.phases))
+        records = [_record(state, i) for i in range(before["tasks"], number)]
+        if before["bytes"] == 0 and (records or state.data_sha256):
+            records.insert(0, {"data_sha256": state.data_sha256})
+        added = "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records).encode()
+        if added:
+            self._append(before["bytes"], added)
+        changing = replace(state, phases=state.phases[number:], score_matrix=[], data_sha256={})
+        return {
+            **asdict(changing),
+            "finished": {
+                "tasks": number,
+                "bytes": before["bytes"] + len(added),
+                "crc32": zlib.crc32(added, before["crc32"]),
+            },
+        }
+
+    def _append(self, start: int, added: bytes) -> None:
+        """Write from there on: what a killed write or a state given up left behind is cut off."""
+        path = self._states / FINISHED
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if start else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            file.write(added)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read_finished(self, finished: Mapping[str, int]) -> list[dict[str, Any]]:
+        """The records that belong to a pointer."""
+        path = self._states / FINISHED
+        if finished["bytes"] == 0:
+            return []
+        try:
+            with path.open("rb") as file:
+                written = file.read(finished["bytes"])
+        except OSError as error:
+            raise UserError(f"{path} is missing or damaged ({error}).") from error
+        if len(written) < finished["bytes"] or zlib.crc32(written) != finished["crc32"]:
+            raise UserError(f"{path} is damaged (its CRC-32 is not what was written).")
+        return [json.loads(line) for line in written.splitlines()]
 
     def save_training(self, state: RunState, step: int, write: Callable[[Path], None]) -> None:
         """Keep a checkpoint within the next task; every rank calls ``write`` with its folder."""
         name = f"task_{state.next_task + 1:03d}_step_{step:08d}"
         write(self._states / name)
-        pointed = {**self._pointed, "run": asdict(state), "training": name}
-        ranks.on_first(lambda: self._point(pointed))
+        ranks.on_first(
+            lambda: self._point({**self._pointed, "run": self._written(state), "training": name})
+        )
 
     def _point(self, pointed: dict[str, Any]) -> None:
         """Make this the latest state; with other files than the last one, that is the previous."""
@@ -278,7 +344,7 @@ class RunFolder:
     def _read(self, pointer: Path) -> tuple[dict[str, Any], Resumed]:
         pointed = read_json(pointer)
         try:
-            state = RunState(**pointed["run"])
+            state = self._state(pointed["run"])
             parts, training = pointed["parts"], pointed["training"]
         except (TypeError, KeyError) as error:
             raise UserError(f"{pointer} is damaged ({error!r}).") from error
@@ -287,6 +353,15 @@ class RunFolder:
         loaded = None if parts is None else load_state(self._states / parts)
         checkpoint = None if training is None else self._states / training
         return pointed, Resumed(state, loaded, checkpoint)
+
+    def _state(self, run: Mapping[str, Any]) -> RunState:
+        changing = dict(run)
+        header, *records = self._read_finished(changing.pop("finished")) or [{"data_sha256": {}}]
+        state = RunState(**changing)
+        state.data_sha256 = header["data_sha256"]
+        state.phases = [*(record["phase"] for record in records), *state.phases]
+        state.score_matrix = [_row(record) for record in records]
+        return state
 
     def write_results(self, results: dict[str, Any]) -> None:
         """``results.json``."""

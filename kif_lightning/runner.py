@@ -184,7 +184,7 @@ class StreamRunner:
                 self._learn(task_index, training)
                 training = None
             self._judge(task_index)
-            self.console.score_matrix(
+            self.console.scores_so_far(
                 [task.name for task in self.tasks],
                 state.score_matrix,
                 state.untrained,

@@ -10,6 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+MOST_COLUMNS = 40
+"""Of a score matrix that is shown: a wider one fits no terminal, and T of them are T^3 cells."""
+
 
 class RunConsole:
     """Plain statements and tables; progress bars are the callbacks' matter."""
@@ -31,6 +34,23 @@ class RunConsole:
         for name, value in values.items():
             table.add_row(name, str(value))
         self.console.print(table)
+
+    def scores_so_far(
+        self,
+        names: Sequence[str],
+        matrix: Sequence[Sequence[float | None]],
+        untrained: Sequence[float | None] | None,
+        phases: Sequence[str],
+    ) -> None:
+        """The score matrix after each phase; of one too wide to be read, the last row's mean."""
+        if len(names) <= MOST_COLUMNS:
+            self.score_matrix(names, matrix, untrained, phases)
+            return
+        scores = [score for score in matrix[-1] if score is not None]
+        if scores:
+            phase = f"{len(matrix)} ({phases[len(matrix) - 1]})"
+            mean = f"{sum(scores) / len(scores):.1f}%"
+            self.say(f"Scores after task {phase}: {mean} on average over {len(scores)} tasks.")
 
     def score_matrix(
         self,
@@ -69,11 +89,11 @@ class RunConsole:
         self.console.print(table)
 
     def finished(self, results: Mapping[str, Any]) -> None:
-        """Matrix and metrics of a finished run."""
+        """Scores and metrics of a finished run."""
         self.stand_ins = results.get("stand_ins", [])
         names = [task["name"] for task in results["tasks"]]
         phases = [phase["name"] for phase in results["phases"]]
-        self.score_matrix(names, results["score_matrix"], results["untrained"], phases)
+        self.scores_so_far(names, results["score_matrix"], results["untrained"], phases)
         self.metrics(results["metrics"], results["formulas"])
 
     def _title(self, text: str) -> str:

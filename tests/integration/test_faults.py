@@ -441,6 +441,12 @@ def wide_t5(folder: Path) -> Path:
     return folder
 
 
+def read_values(path: Path) -> list[str]:
+    """The JSON values of a file."""
+    text = path.read_text()
+    return text.splitlines() if path.suffix == ".jsonl" else [text]
+
+
 def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -474,13 +480,13 @@ def test_a_checkpoint_is_small_and_holds_no_frozen_weight_and_no_pickle(
     assert share <= 1.2 * 6, share
     assert share >= 5, "weights, AdamW's two moments and two averages are all there"
 
-    pointers = {"latest.json", "previous.json", "earlier.json"}
+    pointers = {"latest.json", "previous.json", "earlier.json", "finished.jsonl"}
     names = {"tensors.safetensors", "state.json", "contents.json", *pointers}
     files = [path for path in states.rglob("*") if path.is_file()]
     for path in files:
         assert path.name in names
-        if path.suffix == ".json":
-            json.loads(path.read_text())
+        if path.suffix in (".json", ".jsonl"):
+            [json.loads(text) for text in read_values(path)]
             continue
         shapes = {tuple(tensor.shape) for tensor in load_file(path).values()}
         assert method == "kif_full" or not shapes & frozen

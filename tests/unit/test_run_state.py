@@ -315,3 +315,76 @@ def test_a_damaged_older_pointer_stops_no_run(folder: RunFolder, name: str) -> N
     folder.save(RunState(num_tasks=4, next_task=2, evaluated={"0": 1.0}))
     folder.save(RunState(num_tasks=4, next_task=3), {"w": torch.full((2,), 3.0)})
     assert loaded(folder).parts == {"w": Equal([3.0, 3.0])}
+
+
+def stream_state(num_tasks: int, finished: int, *, learnt: bool = False) -> RunState:
+    """As a run of so many tasks stands, each scored on itself alone."""
+    return RunState(
+        num_tasks=num_tasks,
+        next_task=finished,
+        learnt=learnt,
+        score_matrix=[
+            [50.0 + i if j == i else None for j in range(num_tasks)] for i in range(finished)
+        ],
+        phases=[
+            {"name": f"task{i}", "seconds": {"train": i / 3}} for i in range(finished + learnt)
+        ],
+        data_sha256={f"task{i}": {"train": "a" * 64} for i in range(num_tasks)},
+    )
+
+
+def test_a_save_writes_no_more_after_many_tasks(folder: RunFolder) -> None:
+    """All that a boundary writes: the pointers anew, and what is appended."""
+    states = folder.path / "state"
+    written = []
+    for finished in range(101):
+        before = (states / "finished.jsonl").stat().st_size if finished else 0
+        folder.save(stream_state(200, finished, learnt=True), {"w": torch.zeros(2)})
+        folder.save(stream_state(200, finished + 1))
+        pointers = sum(path.stat().st_size for path in states.glob("*.json"))
+        written.append(pointers + (states / "finished.jsonl").stat().st_size - before)
+    assert written[100] <= written[5] + 30, "longer numbers, nothing else"
+    assert loaded(folder).state == stream_state(200, 101)
+
+
+def test_finished_tasks_come_back_with_the_state_that_knew_them(folder: RunFolder) -> None:
+    for finished in (1, 2, 3):
+        folder.save(stream_state(5, finished), {"w": torch.full((2,), float(finished))})
+    (folder.path / "state" / "latest.json").write_text("{")
+    again = RunFolder(folder.path)
+    resumed = again.load("previous")
+    assert resumed is not None
+    assert resumed.state == stream_state(5, 2)
+    # Another third task takes the place of the one that was given up.
+    other = stream_state(5, 3)
+    other.score_matrix[2][2] = 0.25
+    again.save(other, {"w": torch.zeros(2)})
+    assert loaded(folder).state == other
+
+
+def test_a_half_written_record_is_cut_off(folder: RunFolder) -> None:
+    folder.save(stream_state(5, 1), {})
+    with (folder.path / "state" / "finished.jsonl").open("a") as file:
+        file.write('{"phase": {"na')
+    assert loaded(folder).state == stream_state(5, 1)
+    folder.save(stream_state(5, 2), {})
+    assert loaded(folder).state == stream_state(5, 2)
+
+
+@pytest.mark.parametrize("damage", ["lost", "short", "changed"])
+def test_damaged_records_are_named(folder: RunFolder, damage: str) -> None:
+    folder.save(stream_state(5, 1), {"w": torch.zeros(2)})
+    folder.save(stream_state(5, 2), {"w": torch.zeros(2)})
+    path = folder.path / "state" / "finished.jsonl"
+    content = path.read_bytes()
+    if damage == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(content[:-9] + (b"" if damage == "short" else b"3" * 9))
+    with pytest.raises(UserError, match=r"finished\.jsonl is") as error:
+        loaded(folder)
+    if damage == "lost":
+        assert "rerun=true" in str(error.value)
+    else:
+        assert "resume=previous" in str(error.value), "the first task's record is whole"
+        assert loaded(folder, "previous").state == stream_state(5, 1)

@@ -1,0 +1,39 @@
+"""What is shown of the score matrix while a run goes on."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole
+
+
+@pytest.fixture
+def said() -> io.StringIO:
+    return io.StringIO()
+
+
+def show(said: io.StringIO, num_tasks: int, *rows: list[float | None]) -> None:
+    console = RunConsole(Console(file=said, width=400, soft_wrap=True))
+    names = [f"task{i}" for i in range(num_tasks)]
+    console.scores_so_far(names, rows, None, names)
+
+
+def test_a_matrix_that_fits_is_shown_whole(said: io.StringIO) -> None:
+    rest: list[float | None] = [None] * (MOST_COLUMNS - 1)
+    show(said, MOST_COLUMNS, [12.5, *rest], [30.0, 62.5, *rest[1:]])
+    for part in ("task0", "task1", "12.5", "30.0", "62.5"):
+        assert part in said.getvalue()
+
+
+def test_of_a_wider_one_the_last_row_is_told_in_a_line(said: io.StringIO) -> None:
+    rest: list[float | None] = [None] * MOST_COLUMNS
+    show(said, MOST_COLUMNS + 1, [12.5, *rest], [30.0, 61.0, *rest[1:]])
+    assert said.getvalue() == "Scores after task 2 (task1): 45.5% on average over 2 tasks.\n"
+
+
+def test_a_row_without_scores_says_nothing(said: io.StringIO) -> None:
+    show(said, MOST_COLUMNS + 1, [None] * (MOST_COLUMNS + 1))
+    assert said.getvalue() == ""
