@@ -30,6 +30,7 @@ from kif_lightning.interfaces import (
     TrainingCounts,
     all_finite,
 )
+from kif_lightning.mixed_precision import AUTOCAST_DTYPES, drop_casts_, keep_casts_
 from kif_lightning.sharding import shard_model
 
 SCALER_HALVINGS = 17
@@ -175,6 +176,24 @@ class ContinualModule(LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """With mixed precision, cast the frozen weights once."""
+        dtype = AUTOCAST_DTYPES.get(str(self.trainer.precision))
+        if dtype is not None:
+            keep_casts_(self.model, dtype)
+
+    def on_train_end(self) -> None:
+        """Another task may freeze other weights."""
+        drop_casts_(self.model)
+
+    def on_test_start(self) -> None:
+        """As in training."""
+        self.on_train_start()
+
+    def on_test_end(self) -> None:
+        """As in training."""
+        self.on_train_end()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the optimizer step's loss.

@@ -16,7 +16,10 @@ LAYERS: dict[int, tuple[str, ...]] = {
     0: ("__init__", "errors", "seeding", "modes", "ranks", "kif", "metrics"),
     1: ("interfaces",),
     2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
-    3: ("identification", "sharding", "module", "datamodule", "checkpoint_io", "callbacks"),
+    3: (
+        *("identification", "sharding", "mixed_precision", "module", "datamodule"),
+        *("checkpoint_io", "callbacks"),
+    ),
     4: (
         *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
         *("runner", "plan", "sweep", "launch"),
