@@ -38,6 +38,8 @@ from kif_lightning.memory import MemoryRehearsal
 from kif_lightning.metrics import TextScore
 from kif_lightning.sharding import SHARDED, check_strategy
 
+PRECISIONS = (None, "32-true", "bf16-mixed")
+"""Of evaluation; None: as in training."""
 KNOW_SHARDS = (
     *(FullAdapter, PeftAdapter, MemoryRehearsal),
     *(KnowledgeFusion, FusionWithReplay, SelectBestStep),
@@ -137,6 +139,8 @@ def build_parts(config: DictConfig) -> Parts:
     method, strategy = config.method, config.trainer.get("strategy", "auto")
     precision = fixed(config, "precision", config.trainer.get("precision"))
     collect.attempt(lambda: check_strategy(strategy, precision))
+    in_evaluation = config.evaluation.precision
+    collect.attempt(lambda: require_choice("evaluation.precision", in_evaluation, PRECISIONS))
     parts = Parts(
         benchmark=collect.part(config.benchmark),
         backbone=collect.part(_with_truncation(config)),
