@@ -36,6 +36,7 @@ from kif_lightning.interfaces import (
 )
 from kif_lightning.memory import MemoryRehearsal
 from kif_lightning.metrics import TextScore
+from kif_lightning.penalties import Distillation
 from kif_lightning.sharding import SHARDED, check_strategy
 
 PRECISIONS = (None, "32-true", "bf16-mixed")
@@ -171,6 +172,8 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_needs(parts))
         if strategy == SHARDED:
             collect.attempt(lambda: _check_shards(parts))
+        if config.backbone.compile:
+            collect.attempt(lambda: _check_compiled(parts, strategy))
     if not collect.errors:
         collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
@@ -247,6 +250,24 @@ def _check_shards(parts: Parts) -> None:
         raise UserError(
             f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "
             "a part of every weight: use trainer.strategy=ddp, or a method without them."
+        )
+
+
+def _check_compiled(parts: Parts, strategy: str) -> None:
+    teachers = [p for p in parts.penalties.values() if isinstance(p, Distillation)]
+    reasons = {
+        "weights spread over devices (trainer=sharded)": strategy == SHARDED,
+        "a callback that listens to layers (method/gradient)": bool(parts.gradient),
+        "a penalty that runs the model with other weights (method/penalty)": bool(teachers),
+        f"{type(parts.adapter).__name__}, which changes the model from task to task": (
+            not isinstance(parts.adapter, FullAdapter | PeftAdapter)
+        ),
+    }
+    found = [reason for reason, there in reasons.items() if there]
+    if found:
+        raise UserError(
+            f"A compiled model cannot be trained with {' and '.join(found)}: use "
+            "backbone.compile=false."
         )
 
 

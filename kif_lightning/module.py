@@ -260,14 +260,15 @@ class ContinualModule(LightningModule):
         self.counts.optimizer_steps += 1
         self.counts.losses.append(loss)
         self.logged_steps += 1
-        self.log_dict(
-            {
-                "train/loss": self.counts.losses[-1],
-                "train/learning_rate": optimizer.param_groups[0]["lr"],
-                "running_step": float(self.logged_steps),
-            },
-            batch_size=1,
-        )
+        if self.trainer.loggers:  # Lightning's bookkeeping costs some milliseconds a step
+            self.log_dict(
+                {
+                    "train/loss": self.counts.losses[-1],
+                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                    "running_step": float(self.logged_steps),
+                },
+                batch_size=1,
+            )
         if self.identification is not None:
             self.identification.before_step(self.trainable_parameters)
 
