@@ -6,6 +6,8 @@ each time, which in decoding, a token a pass, is most of the work.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
@@ -56,16 +58,18 @@ def keep_casts_(model: nn.Module, dtype: torch.dtype) -> None:
         if layer.weight.requires_grad or is_sharded(layer.weight):
             continue
         # The class, not the instance's forward: torch.compile tells the two states apart by it.
-        layer.__class__ = _CastOnce
-        layer.cast_from = (layer.weight,)
+        kept: Any = layer
+        kept.__class__ = _CastOnce
+        kept.cast_from = (layer.weight,)
         # An ordinary tensor also where inference mode is on.
         with torch.inference_mode(mode=False):
-            layer.cast = layer.weight.detach().to(dtype)
+            kept.cast = layer.weight.detach().to(dtype)
 
 
 def drop_casts_(model: nn.Module) -> None:
     """Undo :func:`keep_casts_`."""
     for layer in model.modules():
         if isinstance(layer, _CastOnce):
-            del layer.cast, layer.cast_from
-            layer.__class__ = nn.Linear
+            kept: Any = layer
+            del kept.cast, kept.cast_from
+            kept.__class__ = nn.Linear

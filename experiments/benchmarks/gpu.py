@@ -78,7 +78,8 @@ class StepSeconds(Callback):
     """Of every optimizer step but the first ones."""
 
     def __init__(self, device: str) -> None:
-        self.device, self.seconds, self._before = device, [], 0.0
+        self.device, self._before = device, 0.0
+        self.seconds: list[float] = []
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         if self.device == "cuda":
@@ -97,7 +98,7 @@ def config(shape: str, tiny: bool) -> Any:
             num_attention_heads=heads, pad_token_id=0, bos_token_id=1, eos_token_id=1,
         )  # fmt: skip
     width, inner, layers, heads = (64, 128, 2, 4) if tiny else (1024, 4096, 24, 16)
-    return T5Config(
+    return T5Config(  # type: ignore[call-arg]
         vocab_size=32128, d_model=width, d_kv=width // heads, d_ff=inner, num_layers=layers,
         num_heads=heads, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
     )  # fmt: skip
@@ -126,8 +127,9 @@ class Learner:
         targets = ["q_proj", "v_proj"] if decoder else ["q", "v"]
         self.adapter = PeftAdapter(config=LoraConfig(r=8, target_modules=targets))
         self.model = self.adapter.attach(base, self.backbone)
+        tasks: Any = Tasks(arguments.rows * (arguments.steps + WARM_UP))
         self.data = ContinualDataModule(
-            benchmark=Tasks(arguments.rows * (arguments.steps + WARM_UP)),
+            benchmark=tasks,
             backbone=self.backbone,
             batch_size=arguments.rows,
             micro_batch_size=None,

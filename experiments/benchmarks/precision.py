@@ -44,7 +44,7 @@ def smollm2(scale: int) -> nn.Module:
 
 def t5_base(scale: int) -> nn.Module:
     """T5-base's shape."""
-    config = T5Config(
+    config: Any = T5Config(  # type: ignore[call-arg]
         vocab_size=32128,
         d_model=768,
         d_kv=64,
@@ -74,7 +74,7 @@ class Learner:
         size = (arguments.rows, arguments.source)
         self.ids = torch.randint(3, 30000, size)
         decoder_alone = shape == "smollm2"
-        self.labels = self.ids if decoder_alone else self.ids[:, : arguments.target]
+        self.labels = self.ids if decoder_alone else self.ids[:, : arguments.target].clone()
         self.new_tokens = arguments.target
         self.optimizer = torch.optim.AdamW(p for p in self.model.parameters() if p.requires_grad)
 
