@@ -37,8 +37,11 @@ from kif_lightning.interfaces import (
 )
 from kif_lightning.memory import MemoryRehearsal
 from kif_lightning.metrics import TextScore
+from kif_lightning.penalties import Distillation
 from kif_lightning.sharding import SHARDED, check_strategy
 
+PRECISIONS = (None, "32-true", "bf16-mixed")
+"""Of evaluation; None: as in training."""
 KNOW_SHARDS = (
     *(FullAdapter, PeftAdapter, MemoryRehearsal),
     *(KnowledgeFusion, FusionWithReplay, SelectBestStep),
@@ -140,6 +143,8 @@ def build_parts(config: DictConfig) -> Parts:
     method, strategy = config.method, config.trainer.get("strategy", "auto")
     precision = fixed(config, "precision", config.trainer.get("precision"))
     collect.attempt(lambda: check_strategy(strategy, precision))
+    in_evaluation = config.evaluation.precision
+    collect.attempt(lambda: require_choice("evaluation.precision", in_evaluation, PRECISIONS))
     parts = Parts(
         benchmark=collect.part(config.benchmark),
         backbone=collect.part(_with_truncation(config)),
@@ -170,6 +175,8 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_needs(parts))
         if strategy == SHARDED:
             collect.attempt(lambda: _check_shards(parts))
+        if config.backbone.compile:
+            collect.attempt(lambda: _check_compiled(parts, strategy))
     if not collect.errors:
         collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
@@ -246,6 +253,24 @@ def _check_shards(parts: Parts) -> None:
         raise UserError(
             f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "
             "a part of every weight: use trainer.strategy=ddp, or a method without them."
+        )
+
+
+def _check_compiled(parts: Parts, strategy: str) -> None:
+    teachers = [p for p in parts.penalties.values() if isinstance(p, Distillation)]
+    reasons = {
+        "weights spread over devices (trainer=sharded)": strategy == SHARDED,
+        "a callback that listens to layers (method/gradient)": bool(parts.gradient),
+        "a penalty that runs the model with other weights (method/penalty)": bool(teachers),
+        f"{type(parts.adapter).__name__}, which changes the model from task to task": (
+            not isinstance(parts.adapter, FullAdapter | PeftAdapter)
+        ),
+    }
+    found = [reason for reason, there in reasons.items() if there]
+    if found:
+        raise UserError(
+            f"A compiled model cannot be trained with {' and '.join(found)}: use "
+            "backbone.compile=false."
         )
 
 

@@ -227,6 +227,7 @@ def _options(config: DictConfig) -> RunOptions:
         evaluate_untrained=config.evaluation.untrained,
         evaluate_next_task=config.evaluation.next_task,
         save_model=config.save_model,
+        evaluation_precision=config.evaluation.precision,
         resume=config.resume,
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_every_minutes=config.checkpoint.every_minutes,

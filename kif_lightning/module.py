@@ -30,6 +30,7 @@ from kif_lightning.interfaces import (
     TrainingCounts,
     all_finite,
 )
+from kif_lightning.mixed_precision import AUTOCAST_DTYPES, drop_casts_, keep_casts_
 from kif_lightning.sharding import shard_model
 
 SCALER_HALVINGS = 17
@@ -176,6 +177,24 @@ class ContinualModule(LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
+    def on_train_start(self) -> None:
+        """With mixed precision, cast the frozen weights once."""
+        dtype = AUTOCAST_DTYPES.get(str(self.trainer.precision))
+        if dtype is not None:
+            keep_casts_(self.model, dtype)
+
+    def on_train_end(self) -> None:
+        """Another task may freeze other weights."""
+        drop_casts_(self.model)
+
+    def on_test_start(self) -> None:
+        """As in training."""
+        self.on_train_start()
+
+    def on_test_end(self) -> None:
+        """As in training."""
+        self.on_train_end()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the optimizer step's loss, the sum over its ``parts`` if any.
 
@@ -242,14 +261,15 @@ class ContinualModule(LightningModule):
         self.counts.optimizer_steps += 1
         self.counts.losses.append(loss)
         self.logged_steps += 1
-        self.log_dict(
-            {
-                "train/loss": self.counts.losses[-1],
-                "train/learning_rate": optimizer.param_groups[0]["lr"],
-                "running_step": float(self.logged_steps),
-            },
-            batch_size=1,
-        )
+        if self.trainer.loggers:  # Lightning's bookkeeping costs some milliseconds a step
+            self.log_dict(
+                {
+                    "train/loss": self.counts.losses[-1],
+                    "train/learning_rate": optimizer.param_groups[0]["lr"],
+                    "running_step": float(self.logged_steps),
+                },
+                batch_size=1,
+            )
         if self.identification is not None:
             self.identification.before_step(self.trainable_parameters)
 

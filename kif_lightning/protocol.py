@@ -34,6 +34,8 @@ class RunOptions:
     evaluate_untrained: bool
     evaluate_next_task: bool
     save_model: bool
+    evaluation_precision: str | None = None
+    """Of decoding; None: as in training."""
     resume: str = "latest"
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
@@ -86,6 +88,7 @@ def protocol_stamp(
         "selection": selection,
         "gradient_clip": options.gradient_clip,
         **trainer,
+        "evaluation_precision": options.evaluation_precision or trainer.get("precision"),
         "device": stamp.device(device),
         **stamp.software(),
     }

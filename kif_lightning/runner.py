@@ -314,6 +314,8 @@ class StreamRunner:
         if self.sharded:
             # What inference mode gathers, a later training could not use.
             options = {**options, "strategy": ShardedStrategy(), "inference_mode": False}
+        if not training and self.options.evaluation_precision is not None:
+            options = {**options, "precision": self.options.evaluation_precision}
         return Trainer(
             **options,
             max_epochs=epochs or self.options.epochs,

@@ -91,7 +91,7 @@ class DecoderBackbone(Pretrained):
         if _takes(model, "num_answer_tokens"):
             # A model that looks at the text before it answers must know where that ends.
             options["num_answer_tokens"] = (labels >= 0).sum(dim=1)
-        output = model(
+        output = self.compiled(model)(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             position_ids=batch["position_ids"],

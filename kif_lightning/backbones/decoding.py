@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig
@@ -41,12 +43,18 @@ def answer_ids(
     # A rank that has its answers goes on until all have: each pass needs the others' weights.
     generate: Any = model.generate
     try:
-        ids: Tensor = generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=GenerationConfig(**settings),
-            **({"synced_gpus": True} if is_spread(model) else {}),
-        )
+        # A compiled model would be compiled again for passes with a cache, and gain little there.
+        with torch.compiler.set_stance("force_eager") if _is_compiled(model) else nullcontext():
+            ids: Tensor = generate(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                generation_config=GenerationConfig(**settings),
+                **({"synced_gpus": True} if is_spread(model) else {}),
+            )
     finally:
         base.generation_config = own
     return ids
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    return any(module._compiled_call_impl is not None for module in model.modules())

@@ -51,6 +51,10 @@ class Pretrained:
             they are. Only adapters can learn then.
         gradient_checkpointing: keep each layer's input alone and compute the layer again in the
             backward pass: less memory, about a third more time, the same gradients.
+        attention: how attention is computed, by transformers' name (``sdpa``, ``eager``,
+            ``flash_attention_2``, ...); None: the model's own choice.
+        compile: torch.compile the passes that train or score given answers, not decoding. The first
+            step, and the first of another kind, waits for the compiler.
         max_source_tokens: longer prompts are cut.
         max_target_tokens: longer answers are cut in training; caps generation tasks.
         truncation: ``middle`` keeps a prompt's start and end, ``right`` its start alone.
@@ -59,7 +63,9 @@ class Pretrained:
 
     Raises:
         UserError: unknown dtype, source or truncation, limits below 2, a folder that is not there,
-            a package not installed, weights that cannot be quantised here.
+            a package not installed, weights that cannot be quantised here; from
+            :meth:`load_pretrained`, an attention that the model or the machine does not have; from
+            :meth:`require_available`, no working compiler.
     """
 
     name: str
@@ -70,6 +76,8 @@ class Pretrained:
     dtype: str = "float32"
     quantisation: Quantisation | None = None
     gradient_checkpointing: bool = False
+    attention: str | None = None
+    compile: bool = False
     max_source_tokens: int = 512
     max_target_tokens: int = 128
     truncation: Truncation = "middle"
@@ -85,6 +93,7 @@ class Pretrained:
         require_choice(
             "backbone.gradient_checkpointing", self.gradient_checkpointing, (True, False)
         )
+        require_choice("backbone.compile", self.compile, (True, False))
         require_quantisable(self.quantisation, gguf=self._from_gguf)
         if self.path is not None:
             if not (Path(self.path) / "config.json").is_file():
@@ -143,7 +152,10 @@ class Pretrained:
 
         Raises:
             MissingPartError: it is neither in the cache nor reachable.
+            UserError: the model is to be compiled, but nothing can be compiled here.
         """
+        if self.compile:
+            require_compiler()
         if self.path is not None or self.source != "hub":
             return
         cached = huggingface_hub.try_to_load_from_cache(self.hub_name, "config.json")
@@ -154,6 +166,8 @@ class Pretrained:
         """The pretrained module, all weights in ``dtype`` but the quantised ones."""
         model = self._load(auto_class, dtype=_DTYPES[self.dtype], **self._packing())
         keep_trainable_(model)
+        if self.attention is not None:
+            self._set_attention(model)
         if self.gradient_checkpointing:
             if not model.supports_gradient_checkpointing:
                 raise UserError(
@@ -164,6 +178,27 @@ class Pretrained:
             # no input that requires one: frozen embeddings are no obstacle.
             later = getattr(model, "activation_checkpointing_enable", None)
             (later or model.gradient_checkpointing_enable)({"use_reentrant": False})
+        return model
+
+    def _set_attention(self, model: Any) -> None:
+        told: str | None = None
+        try:
+            model.set_attn_implementation(self.attention)
+        except (ValueError, ImportError, OSError) as error:
+            told = _first_line(error).split(". ")[0].rstrip(".")
+        # A model of an older design only warns and keeps its own.
+        if told is None and model.config._attn_implementation != self.attention:
+            told = f"it stays with {model.config._attn_implementation}"
+        if told is not None:
+            raise UserError(
+                f"backbone.attention={self.attention} does not work with backbone {self.name} on "
+                f"this machine ({told}): use backbone.attention=null, the model's own choice."
+            )
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The model, compiled in place if it is to be and is not yet; names stay as they are."""
+        if self.compile and model._compiled_call_impl is None:
+            model.compile(dynamic=True)
         return model
 
     @cached_property
@@ -302,6 +337,22 @@ class Pretrained:
 def bundled_folder(name: str) -> Path:
     """The folder of a bundled model, for ``from_pretrained``."""
     return Path(__file__).parent / name
+
+
+def require_compiler() -> None:
+    """Raise UserError unless torch.compile works on this machine."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.compile(_halved)(torch.ones(2, device=device))
+    except Exception as error:  # torch has no one class for what a compiler may miss
+        raise UserError(
+            "backbone.compile=true needs a compiler that torch can use (g++; on a GPU Triton too), "
+            f"got {type(error).__name__}: install one, or use backbone.compile=false."
+        ) from error
+
+
+def _halved(x: Tensor) -> Tensor:
+    return x.sin() / 2
 
 
 def _sha256(file: Path) -> str:

@@ -101,7 +101,7 @@ class Seq2SeqBackbone(Pretrained):
 
     def answer_logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (N, L, V) and labels (N, L): position l predicts label l (teacher forcing)."""
-        output = model(
+        output = self.compiled(model)(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             labels=batch["labels"],

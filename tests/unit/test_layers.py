@@ -17,7 +17,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     1: ("interfaces",),
     2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
     3: (
-        *("identification", "sharding", "module", "tokenised", "datamodule"),
+        *("identification", "sharding", "mixed_precision", "module", "tokenised", "datamodule"),
         *("checkpoint_io", "callbacks"),
     ),
     4: (
