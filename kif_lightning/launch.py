@@ -215,6 +215,7 @@ def _options(config: DictConfig) -> RunOptions:
         batch_size=config.optim.batch_size,
         micro_batch_size=config.optim.micro_batch_size,
         gradient_clip=fixed(config, "gradient_clip", config.optim.gradient_clip),
+        fused=config.optim.fused,
         max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
         loss_mean=config.method.fixes.loss_mean,
         lr_factor=config.method.fixes.lr_factor,

@@ -34,6 +34,7 @@ class RunOptions:
     method_settings: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
+    fused: bool | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -43,10 +44,12 @@ def protocol_stamp(
     micro_batch_size: int,
     device: str,
     selection: dict[str, Any] | None,
+    fused: bool,
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers.
 
-    ``device`` is the type that trained, ``selection`` says by which rows steps were selected.
+    ``device`` is the type that trained, ``selection`` says by which rows steps were selected,
+    ``fused`` whether the optimizer was a fused one (which, like the device, changes roundings).
     """
     tasks = parts.benchmark.tasks
     trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
@@ -65,6 +68,7 @@ def protocol_stamp(
         "method_settings": options.method_settings,
         "lora": options.lora,
         "optim": options.optim,
+        "fused_optimizer": fused,
         "seed": options.seed,
         "epochs": options.epochs,
         "effective_batch": options.batch_size,

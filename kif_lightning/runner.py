@@ -212,6 +212,7 @@ class StreamRunner:
             identification=parts.identification,
             loss_mean=options.loss_mean,
             lr_factor=options.lr_factor,
+            fused=options.fused,
             max_skipped_in_a_row=options.max_skipped_in_a_row,
         )
         # A checkpoint holds no frozen weights.
@@ -226,6 +227,8 @@ class StreamRunner:
                 part.check(self.module)
         if self.sharded:
             self._check_sharded()
+        if options.fused:
+            self.module.uses_fused(self.new_trainer([], training=False))
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
         if self.data.look_at_dev:
             self._warn_of_dev_rows()
@@ -589,6 +592,7 @@ class StreamRunner:
                 self.data.micro_batch_size,
                 self.device.type,
                 self._selection_stamp(),
+                bool(self.module.uses_fused(self.new_trainer([], training=False))),
             ),
             cost=self._cost(state),
         )
