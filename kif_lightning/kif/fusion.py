@@ -148,12 +148,10 @@ def fuse_(
     for group, place in units.slices():
         for member in group.members:
             # Of at least one dimension, along which they are cut.
-            target, old = map(
-                torch.atleast_1d,
-                (part(current[member.parameter]), part(previous[member.parameter])),
-            )
+            target = _at_least_1d(part(current[member.parameter]))
+            old = _at_least_1d(part(previous[member.parameter]))
             dtype = torch.promote_types(target.dtype, torch.float32)
-            share = torch.atleast_1d(member.spread(lam[place], current[member.parameter]))
+            share = _at_least_1d(member.spread(lam[place], current[member.parameter]))
             share = share.to(device=target.device, dtype=dtype)
             as_it_is = target.dtype == old.dtype == dtype and target.device == old.device
             rows = max(1, len(target))
@@ -169,3 +167,7 @@ def fuse_(
                 )
                 if fused is not here:
                     here.copy_(fused)
+
+
+def _at_least_1d(tensor: Tensor) -> Tensor:
+    return tensor.view(1) if tensor.ndim == 0 else tensor

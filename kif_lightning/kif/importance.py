@@ -210,7 +210,9 @@ class ImportanceTracker:
         sums: Any = 0.0
         # A float64 copy of no more than a piece; a product with float64 is taken in float64.
         step = max(1, CPU_BUCKET_ELEMENTS // max(1, len(sensitivity)))
-        for piece, factor in zip(sensitivity.split(step, 1), rows.split(step, 1), strict=True):
+        for piece, factor in zip(
+            torch.split(sensitivity, step, 1), torch.split(rows, step, 1), strict=True
+        ):
             if self.use_uncertainty:
                 sums = sums + (piece.double() * factor).sum(dim=1)
             else:

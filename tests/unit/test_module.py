@@ -404,19 +404,23 @@ def test_host_and_device_meet_once_a_step(
     meetings: list[int] = []
 
     class Counting(Callback):
-        def on_train_batch_start(self, trainer: Any, *rest: Any) -> None:
+        # From the last backward pass on: within the passes transformers looks at its masks.
+        mode: Meetings | None = None
+
+        def on_before_optimizer_step(self, trainer: Any, *rest: Any) -> None:
             self.mode = Meetings()
             self.mode.__enter__()
 
         def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
-            self.mode.__exit__(None, None, None)
-            meetings.append(self.mode.number)
+            if self.mode is not None:
+                self.mode.__exit__(None, None, None)
+                meetings.append(self.mode.number)
+            self.mode = None
 
     options = {"identification": tracked("before_step"), "penalties": [Squares()]}
     fit = TinyFit(tiny_t5, micro=micro, callbacks=[Counting()], module_options=options)
     fit.fit()
-    assert sum(meetings) == fit.module.counts.optimizer_steps == 3
-    assert set(meetings) <= {0, 1}
+    assert meetings == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
