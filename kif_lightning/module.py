@@ -265,8 +265,8 @@ class ContinualModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """One check of the whole step; gradients are accumulated, unscaled, not yet clipped.
 
-        It is the one time in a step that the host waits for the device. All processes find the same,
-        in one exchange: a step is taken or skipped by all of them.
+        It is the one time in a step that the host waits for the device. All processes find the
+        same, in one exchange: a step is taken or skipped by all of them.
         """
         losses = torch.stack(self._step_losses)
         self._step_losses = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ VOCABULARY = 32128
 
 def t5(width: int, layers: int) -> T5ForConditionalGeneration:
     """Base: 768, 12; large: 1024, 24."""
+    settings: dict[str, Any] = {"decoder_start_token_id": 0}
     config = T5Config(
         vocab_size=VOCABULARY,
         d_model=width,
@@ -44,7 +46,7 @@ def t5(width: int, layers: int) -> T5ForConditionalGeneration:
         d_ff=4 * width,
         num_layers=layers,
         num_heads=width // 64,
-        decoder_start_token_id=0,
+        **settings,
     )
     return T5ForConditionalGeneration(config).train()
 
@@ -77,7 +79,7 @@ def measure_steps(
     for _ in range(steps + 1):
         first = timed(forward_backward)
         gradients = {name: weight.grad for name, weight in weights.items()}
-        update = timed(lambda g=gradients: tracker.update(weights, g))
+        update = timed(partial(tracker.update, weights, gradients))
         second = timed(optimizer.step)
         found["without"].append(first + second)
         found["with"].append(first + second + update)
@@ -117,7 +119,7 @@ def measure_optimizers(weights: Mapping[str, Tensor], rounds: int) -> dict[str, 
         name: torch.optim.AdamW(weights.values(), lr=1e-9, fused=name == "fused")
         for name in ("plain", "fused")
     }
-    work = {name: lambda o=each: timed(o.step) for name, each in optimizers.items()}
+    work = {name: partial(timed, each.step) for name, each in optimizers.items()}
     return in_turn(work, rounds)
 
 
