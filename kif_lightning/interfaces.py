@@ -417,6 +417,15 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     """
     if not tensors:
         return True
-    norms = [norm.float() for norm in torch._foreach_norm([part(tensor) for tensor in tensors])]
-    finite = bool(torch.isfinite(torch.stack(norms)).all())
+    finite = bool(finite_here(tensors))
     return not any_rank(not finite)[0] if any(map(is_sharded, tensors)) else finite
+
+
+def finite_here(tensors: Sequence[Tensor]) -> Tensor:
+    """:func:`all_finite` of this rank's parts alone, as one truth value that stays on the device.
+
+    Args:
+        tensors: at least one, all on one device.
+    """
+    norms = [norm.float() for norm in torch._foreach_norm([part(tensor) for tensor in tensors])]
+    return torch.isfinite(torch.stack(norms)).all()

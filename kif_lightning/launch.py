@@ -216,6 +216,7 @@ def _options(config: DictConfig) -> RunOptions:
         micro_batch_size=config.optim.micro_batch_size,
         length_grouping=config.optim.length_grouping,
         gradient_clip=fixed(config, "gradient_clip", config.optim.gradient_clip),
+        fused=config.optim.fused,
         max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
         loss_mean=config.method.fixes.loss_mean,
         lr_factor=config.method.fixes.lr_factor,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from inspect import signature
 from math import isfinite
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -28,13 +29,16 @@ from kif_lightning.interfaces import (
     Parameters,
     Penalty,
     TrainingCounts,
-    all_finite,
+    count_weights,
+    finite_here,
 )
 from kif_lightning.mixed_precision import AUTOCAST_DTYPES, drop_casts_, keep_casts_
 from kif_lightning.sharding import shard_model
 
 SCALER_HALVINGS = 17
 """Steps the loss scaler needs from its first scale, 2^16, down to 1/2."""
+FUSED_FROM = 10_000_000
+"""Trainable weights from which the optimizer is a fused one, unless the user says otherwise."""
 LossMean = Literal["step_tokens", "micro_batches"]
 
 
@@ -52,11 +56,14 @@ class ContinualModule(LightningModule):
             ``micro_batches``: mean of the micro-batches' means, as in the authors' code.
         lr_factor: the method's share of the optimizer's learning rate: full fine-tuning needs less
             than LoRA, prompts more.
+        fused: whether the optimizer updates all weights in one kernel, as torch's can; None: if it
+            has the choice, from ``FUSED_FROM`` weights on and without a loss scale.
         max_skipped_in_a_row: that many optimizer steps without a finite loss and gradient stop the
             run; single ones are skipped whole and counted.
 
     Raises:
-        UserError: in training, when non-finite losses or gradients persist; an unknown loss mean.
+        UserError: in training, when non-finite losses or gradients persist; an unknown loss mean;
+            a fused optimizer that there is not, or with a loss scale.
     """
 
     def __init__(
@@ -70,6 +77,7 @@ class ContinualModule(LightningModule):
         identification: Identification | None = None,
         loss_mean: LossMean = "step_tokens",
         lr_factor: float = 1.0,
+        fused: bool | None = None,
         max_skipped_in_a_row: int = 10,
     ) -> None:
         super().__init__()
@@ -83,6 +91,7 @@ class ContinualModule(LightningModule):
         self.identification = identification
         self.loss_mean = loss_mean
         self.lr_factor = lr_factor
+        self.fused = fused
         self.max_skipped_in_a_row = max_skipped_in_a_row
         self.trainable_parameters: dict[str, nn.Parameter] = {}
         self.counts = TrainingCounts()
@@ -165,7 +174,9 @@ class ContinualModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The injected optimizer and schedule over the trainable weights."""
-        optimizer = self.optimizer_factory(list(self.trainable_parameters.values()))
+        fused = self.uses_fused(self.trainer)
+        options = {} if fused is None else {"fused": fused}
+        optimizer = self.optimizer_factory(list(self.trainable_parameters.values()), **options)
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_factor
         if self._rehearsing:
@@ -194,6 +205,34 @@ class ContinualModule(LightningModule):
     def on_test_end(self) -> None:
         """As in training."""
         self.on_train_end()
+
+    def uses_fused(self, trainer: Trainer) -> bool | None:
+        """Whether the optimizer of the present weights is a fused one; None: it has no choice.
+
+        Raises:
+            UserError: a fused one is asked for where it cannot be had.
+        """
+        choice = signature(self.optimizer_factory).parameters.get("fused")
+        if choice is None:
+            if self.fused:
+                raise UserError(
+                    "optim.fused=true needs an optimizer with an argument 'fused' (such as "
+                    "torch.optim.AdamW), got one without: set optim.fused=null."
+                )
+            return None
+        # What the optimizer's own settings say comes before the number of weights.
+        preset = None if choice.default is choice.empty else choice.default
+        asked = preset if self.fused is None else self.fused
+        # Lightning gives a fused optimizer scaled gradients: importance and clipping would be off.
+        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
+        if asked and scaled:
+            raise UserError(
+                "A fused optimizer does not go with the loss scale of trainer.precision=16-mixed, "
+                "got optim.fused=true: set optim.fused=null, or use trainer.precision=bf16-mixed."
+            )
+        if asked is None:
+            return not scaled and count_weights(self.trainable_parameters) >= FUSED_FROM
+        return bool(asked)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This micro-batch's share of the optimizer step's loss, the sum over its ``parts`` if any.
@@ -246,12 +285,13 @@ class ContinualModule(LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """One check of the whole step; gradients are accumulated, unscaled, not yet clipped.
 
-        All processes find the same, in one exchange: a step is taken or skipped by all of them.
+        It is the one time in a step that the host waits for the device. All processes find the
+        same, in one exchange: a step is taken or skipped by all of them.
         """
         losses = torch.stack(self._step_losses)
         self._step_losses = []
         gradients = [p.grad for p in self.trainable_parameters.values() if p.grad is not None]
-        broken = losses.new_tensor(not all_finite([losses, *gradients]))
+        broken = (~finite_here([losses, *gradients])).to(losses.dtype)
         loss, num_broken = ranks.summed(torch.stack([losses.sum(), broken])).tolist()
         self._skip = num_broken > 0
         if self._skip:
@@ -262,13 +302,14 @@ class ContinualModule(LightningModule):
         self.counts.losses.append(loss)
         self.logged_steps += 1
         if self.trainer.loggers:  # Lightning's bookkeeping costs some milliseconds a step
+            logged = {
+                "train/loss": loss,
+                "train/learning_rate": optimizer.param_groups[0]["lr"],
+                "running_step": self.logged_steps,
+            }
+            # As tensors of the CPU: Lightning would bring numbers to the device, each with a wait.
             self.log_dict(
-                {
-                    "train/loss": self.counts.losses[-1],
-                    "train/learning_rate": optimizer.param_groups[0]["lr"],
-                    "running_step": float(self.logged_steps),
-                },
-                batch_size=1,
+                {name: torch.tensor(float(value)) for name, value in logged.items()}, batch_size=1
             )
         if self.identification is not None:
             self.identification.before_step(self.trainable_parameters)

@@ -42,6 +42,7 @@ class RunOptions:
     method_settings: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
+    fused: bool | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
 
 
@@ -52,11 +53,13 @@ def protocol_stamp(
     device: str,
     selection: dict[str, Any] | None,
     decode: dict[str, Decode],
+    fused: bool,
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers.
 
     ``device`` is the type that trained, ``selection`` says by which rows steps were selected,
-    ``decode`` how each task was answered.
+    ``decode`` how each task was answered, ``fused`` whether the optimizer was a fused one (which,
+    like the device, changes roundings).
     """
     tasks = parts.benchmark.tasks
     trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
@@ -76,6 +79,7 @@ def protocol_stamp(
         "method_settings": options.method_settings,
         "lora": options.lora,
         "optim": options.optim,
+        "fused_optimizer": fused,
         "seed": options.seed,
         "epochs": options.epochs,
         "effective_batch": options.batch_size,

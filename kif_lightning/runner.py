@@ -215,6 +215,7 @@ class StreamRunner:
             identification=parts.identification,
             loss_mean=options.loss_mean,
             lr_factor=options.lr_factor,
+            fused=options.fused,
             max_skipped_in_a_row=options.max_skipped_in_a_row,
         )
         self.data.pass_overhead = self._pass_overhead()
@@ -230,6 +231,8 @@ class StreamRunner:
                 part.check(self.module)
         if self.sharded:
             self._check_sharded()
+        if options.fused:
+            self.module.uses_fused(self.new_trainer([], training=False))
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
         if self.data.look_at_dev:
             self._warn_of_dev_rows()
@@ -622,6 +625,7 @@ class StreamRunner:
                 self.device.type,
                 self._selection_stamp(),
                 {task.name: self.data.decode_of(task) for task in self.tasks},
+                bool(self.module.uses_fused(self.new_trainer([], training=False))),
             ),
             cost=self._cost(state),
         )

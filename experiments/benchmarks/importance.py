@@ -1,8 +1,8 @@
-"""Cost of knowledge identification and fusion beside a training step, at T5-large's LoRA shapes.
+"""Cost of knowledge identification and fusion: T5-large with LoRA, T5-base with all weights.
 
-Random weights, no download: the time does not depend on the values. Everything is measured in one
-run, the importance update inside the very training step it belongs to (between backward and the
-optimizer), so that caches and the machine's other load are the same for both.
+Random weights, no download: the time does not depend on the values. The importance update is
+timed inside the training step it belongs to (between backward and the optimizer), so that caches
+and the machine's other load are the same for both. At most five minutes on two cores:
 
     python experiments/benchmarks/importance.py
 """
@@ -10,51 +10,45 @@ optimizer), so that caches and the machine's other load are the same for both.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from side_by_side import entry, in_turn, machine, ratio, spread, timed, write_result
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 
 from kif_lightning.kif import (
     AdaptiveRule,
     ImportanceTracker,
+    SkillUnits,
     accumulate,
     fuse_,
     lora_rank_units,
+    matrix_units,
     min_max,
 )
 
 SOURCE_TOKENS, TARGET_TOKENS = 128, 8
-STEPS_A_TASK = 1000 // 8
-"""Steps over which a task's one fusion is spread: 1000 rows in batches of 8."""
-BOUNDARY_REPEATS = 7
 VOCABULARY = 32128
 
 
-def build_model() -> torch.nn.Module:
-    """T5-large with LoRA r 8 on q and v, random weights: 144 LoRA modules."""
+def t5(width: int, layers: int) -> T5ForConditionalGeneration:
+    """Base: 768, 12; large: 1024, 24."""
+    settings: dict[str, Any] = {"decoder_start_token_id": 0}
     config = T5Config(
         vocab_size=VOCABULARY,
-        d_model=1024,
+        d_model=width,
         d_kv=64,
-        d_ff=4096,
-        num_layers=24,
-        num_decoder_layers=24,
-        num_heads=16,
-        decoder_start_token_id=0,
+        d_ff=4 * width,
+        num_layers=layers,
+        num_heads=width // 64,
+        **settings,
     )
-    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=["q", "v"])
-    return get_peft_model(T5ForConditionalGeneration(config), lora).train()
+    return T5ForConditionalGeneration(config).train()
 
 
 def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -66,22 +60,13 @@ def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
     }
 
 
-def timed(work: Callable[[], Any]) -> float:
-    start = perf_counter()
-    work()
-    return perf_counter() - start
-
-
 def measure_steps(
-    model: torch.nn.Module,
-    weights: Mapping[str, Tensor],
-    tracker: ImportanceTracker,
-    *,
-    steps: int,
-    batch_size: int,
-) -> tuple[list[float], list[float]]:
-    """Seconds of each training step without importance, and of the update inside it."""
+    model: torch.nn.Module, tracker: ImportanceTracker, *, steps: int, batch_size: int
+) -> dict[str, list[float]]:
+    """Seconds of each training step without importance, and with it; the first is not counted."""
+    weights = trainable(model)
     optimizer = torch.optim.AdamW(weights.values(), lr=3e-4)
+    tracker.reset(weights)
 
     def forward_backward() -> None:
         source = torch.randint(3, VOCABULARY, (batch_size, SOURCE_TOKENS))
@@ -90,133 +75,139 @@ def measure_steps(
         mask = torch.ones_like(source)
         model(input_ids=source, attention_mask=mask, labels=target).loss.backward()
 
-    training, update = [], []
-    for step in range(steps + 1):
+    found: dict[str, list[float]] = {"without": [], "with": []}
+    for _ in range(steps + 1):
         first = timed(forward_backward)
         gradients = {name: weight.grad for name, weight in weights.items()}
-        identification = timed(lambda g=gradients: tracker.update(weights, g))
+        update = timed(partial(tracker.update, weights, gradients))
         second = timed(optimizer.step)
-        if step > 0:  # the first step also allocates
-            training.append(first + second)
-            update.append(identification)
-    return training, update
+        found["without"].append(first + second)
+        found["with"].append(first + second + update)
+    return {name: seconds[1:] for name, seconds in found.items()}
 
 
-def measure_boundary(
-    weights: Mapping[str, Tensor], tracker: ImportanceTracker
-) -> tuple[list[float], list[float]]:
-    """Seconds of the unit scores alone, and of the whole fusion (the scores included)."""
-    units = lora_rank_units(weights)
+@torch.no_grad()
+def outer_product_scores(tracker: ImportanceTracker, units: SkillUnits) -> Tensor:
+    """Each rank's score as public code takes it: the mean of its whole (O, I) outer product."""
+    scores = tracker.weight_scores()
+    found = []
+    for group in units.groups:
+        a, b = (scores[member.parameter].float() for member in group.members)
+        found += [torch.outer(b[:, r], a[r]).mean() for r in range(len(a))]
+    return torch.stack(found)
+
+
+def boundary(
+    weights: Mapping[str, Tensor], tracker: ImportanceTracker, units: SkillUnits
+) -> Callable[[], None]:
+    """Everything that happens at a task's end: scores, normalisation, rule, fused weights."""
     previous = {name: weight.detach().clone() for name, weight in weights.items()}
     accumulated = accumulate(None, torch.rand(len(units), dtype=torch.float64), 0.7)
-    rule = AdaptiveRule()
 
-    def boundary() -> None:
+    def work() -> None:
         scores = tracker.unit_scores(units)
-        lam = rule(min_max(accumulated), min_max(scores))
+        lam = AdaptiveRule()(min_max(accumulated), min_max(scores))
         accumulate(accumulated, scores, 0.7)
         fuse_(units, lam, previous, weights)
 
-    scoring, fusion = [], []
-    for repeat in range(BOUNDARY_REPEATS + 1):
-        scores_seconds = timed(lambda: tracker.unit_scores(units))
-        fusion_seconds = timed(boundary)
-        if repeat > 0:
-            scoring.append(scores_seconds)
-            fusion.append(fusion_seconds)
-    return scoring, fusion
+    return work
 
 
-def num_bytes(*groups: Mapping[str, Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for group in groups for t in group.values())
+def measure_optimizers(weights: Mapping[str, Tensor], rounds: int) -> dict[str, list[float]]:
+    """Seconds of AdamW's step over the same weights and gradients."""
+    optimizers = {
+        name: torch.optim.AdamW(weights.values(), lr=1e-9, fused=name == "fused")
+        for name in ("plain", "fused")
+    }
+    work = {name: partial(timed, each.step) for name, each in optimizers.items()}
+    return in_turn(work, rounds)
 
 
-def spread(seconds: list[float]) -> dict[str, float]:
-    """Median, minimum and maximum in milliseconds."""
-    found = {"median": median(seconds), "min": min(seconds), "max": max(seconds)}
-    return {name: round(1000 * value, 4) for name, value in found.items()}
-
-
-def measure(*, steps: int, batch_size: int) -> dict[str, Any]:
-    """The whole result, ready to be written as JSON."""
-    load_average = os.getloadavg()[0]  # other work slows the two-threaded matrix products most
-    torch.manual_seed(0)
-    model = build_model()
+def large(steps: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
+    """T5-large, LoRA r 8 on q and v: 144 modules, 2.36 M trainable weights."""
+    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=["q", "v"])
+    model = get_peft_model(t5(1024, 24), lora)
+    tracker = ImportanceTracker()
+    found = measure_steps(model, tracker, steps=steps, batch_size=batch_size)
     weights = trainable(model)
     units = lora_rank_units(weights)
-    tracker = ImportanceTracker()
-    tracker.reset(weights)
-    training, update = measure_steps(model, weights, tracker, steps=steps, batch_size=batch_size)
-    scoring, fusion = measure_boundary(weights, tracker)
-
-    a_step = median(update) + median(fusion) / STEPS_A_TASK
-    slowest = max(update) + max(fusion) / STEPS_A_TASK
-    snapshot = {name: weight.detach().clone() for name, weight in weights.items()}
-    trainable_bytes = num_bytes(weights)
-    extra_bytes = num_bytes(tracker.sensitivity, tracker.uncertainty, snapshot)
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "num_cpus": os.cpu_count(),
-            "num_threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            "load_average_before": round(load_average, 2),
+    scored = in_turn(
+        {
+            "ours": lambda: timed(lambda: tracker.unit_scores(units)),
+            "outer": lambda: timed(lambda: outer_product_scores(tracker, units)),
         },
-        "setting": {
-            "model": "T5-large shapes, random float32 weights, LoRA r 8 on q and v, AdamW",
-            "num_lora_modules": len(units.groups),
-            "num_units": len(units),
-            "num_trainable_weights": sum(weight.numel() for weight in weights.values()),
-            "batch_size": batch_size,
-            "source_tokens": SOURCE_TOKENS,
-            "target_tokens": TARGET_TOKENS,
-            "num_steps": steps,
-            "num_boundary_repeats": BOUNDARY_REPEATS,
-            "steps_a_task": STEPS_A_TASK,
-        },
-        "milliseconds": {
-            "training_step": spread(training),
-            "importance_update": spread(update),
-            "unit_scores": spread(scoring),
-            "fusion_at_the_boundary": spread(fusion),
-        },
-        "overhead_ms_a_step": round(1000 * a_step, 4),
-        "overhead_percent_of_a_step": round(100 * a_step / median(training), 4),
-        "overhead_percent_at_worst": round(100 * slowest / min(training), 4),
-        "trainable_bytes": trainable_bytes,
-        "extra_bytes": extra_bytes,
-        "extra_bytes_relative_to_trainable": extra_bytes / trainable_bytes,
-    }
-
-
-def show(result: Mapping[str, Any]) -> None:
-    print(f"{'milliseconds':26}{'median':>12}{'min':>12}{'max':>12}")
-    for name, numbers in result["milliseconds"].items():
-        columns = "".join(f"{numbers[key]:12.2f}" for key in ("median", "min", "max"))
-        print(f"{name.replace('_', ' '):26}{columns}")
-    print(
-        f"update + fusion / {STEPS_A_TASK} steps: {result['overhead_ms_a_step']:.2f} ms a step, "
-        f"{result['overhead_percent_of_a_step']:.3f} % of a training step (the slowest update over "
-        f"the fastest step: {result['overhead_percent_at_worst']:.3f} %); extra memory "
-        f"{result['extra_bytes'] / 2**20:.1f} MiB, "
-        f"{result['extra_bytes_relative_to_trainable']:.2f} x the trainable weights"
+        rounds,
     )
+    at_end = boundary(weights, tracker, units)
+    fusion = in_turn({"boundary": lambda: timed(at_end)}, rounds)["boundary"]
+    return [
+        entry(
+            "T5-large LoRA step with importance against without",
+            ratio(found["with"], found["without"]),
+            at_most=1.01,
+            seconds={name: spread(values) for name, values in found.items()},
+        ),
+        entry(
+            "unit scores of 144 LoRA modules against the full outer product",
+            ratio(scored["outer"], scored["ours"]),
+            at_least=500,
+            seconds={name: spread(values) for name, values in scored.items()},
+        ),
+        entry("T5-large LoRA, a whole boundary", spread(fusion), unit="s"),
+    ]
+
+
+def base(steps: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
+    """T5-base, all 223 M weights."""
+    model = t5(768, 12)
+    tracker = ImportanceTracker()
+    found = measure_steps(model, tracker, steps=steps, batch_size=batch_size)
+    weights = trainable(model)
+    at_end = boundary(weights, tracker, matrix_units(weights))
+    fusion = in_turn({"boundary": lambda: timed(at_end)}, rounds)["boundary"]
+    optimizers = measure_optimizers(weights, rounds)
+    return [
+        entry(
+            "T5-base full step with importance against without",
+            ratio(found["with"], found["without"]),
+            at_most=1.08,
+            seconds={name: spread(values) for name, values in found.items()},
+        ),
+        entry("T5-base full, a whole boundary", spread(fusion), unit="s"),
+        entry(
+            "AdamW's step over T5-base, plain against fused",
+            ratio(optimizers["plain"], optimizers["fused"]),
+            seconds={name: spread(values) for name, values in optimizers.items()},
+        ),
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of knowledge identification and fusion.")
     parser.add_argument("--steps", type=int, default=4, help="measured training steps")
+    parser.add_argument("--rounds", type=int, default=5, help="of all that is no training step")
     parser.add_argument("--batch-size", type=int, default=8)
-    default = Path(__file__).parent / "results" / "importance.json"
-    parser.add_argument("--output", type=Path, default=default, help="the JSON to write")
+    parser.add_argument("--output", type=Path, default=None, help="the JSON to write")
     arguments = parser.parse_args()
-    if arguments.steps < 1 or arguments.batch_size < 1:
-        parser.error("--steps and --batch-size must be at least 1")
-    result = measure(steps=arguments.steps, batch_size=arguments.batch_size)
-    show(result)
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    sizes = (arguments.steps, arguments.batch_size, arguments.rounds)
+    if min(sizes) < 1:
+        parser.error("--steps, --rounds and --batch-size must be at least 1")
+    started_on = machine()
+    torch.manual_seed(0)
+    write_result(
+        "importance",
+        [*large(*sizes), *base(*sizes)],
+        started_on=started_on,
+        output=arguments.output,
+        settings={
+            "steps": arguments.steps,
+            "rounds": arguments.rounds,
+            "batch_size": arguments.batch_size,
+            "source_tokens": SOURCE_TOKENS,
+            "target_tokens": TARGET_TOKENS,
+            "precision": "float32",
+        },
+    )
 
 
 if __name__ == "__main__":

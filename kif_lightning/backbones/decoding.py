@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import GenerationConfig
 
+from kif_lightning import ranks
+
 
 def base_model(model: nn.Module) -> Any:
     """The transformers model, without peft's wrapper."""
@@ -19,7 +21,8 @@ def base_model(model: nn.Module) -> Any:
 
 def is_spread(model: nn.Module) -> bool:
     """Whether ranks hold parts of the weights and must make each forward pass together."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    # Asked for every batch: the walk through all modules is only for several processes.
+    return ranks.world_size() > 1 and any(isinstance(m, FSDPModule) for m in model.modules())
 
 
 def answer_ids(

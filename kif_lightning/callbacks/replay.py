@@ -109,7 +109,8 @@ class FrozenUnits(Callback):
 
     def __init__(self, units: SkillUnits, frozen: Tensor, parameters: Parameters) -> None:
         self.masks = frozen_masks(units, frozen, parameters)
-        self._kept = {name: part(parameters[name])[mask] for name, mask in self.masks.items()}
+        # Whole copies: to pick the frozen part by its mask, host and device would have to meet.
+        self._kept = {name: part(parameters[name]).clone() for name in self.masks}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """To the weights' device, which they have only now."""
@@ -130,7 +131,8 @@ class FrozenUnits(Callback):
     ) -> None:
         """Undo what the optimizer did to the frozen part without a gradient."""
         for name, parameter in self._frozen(pl_module):
-            part(parameter)[self.masks[name]] = self._kept[name]
+            here = part(parameter)
+            torch.where(self.masks[name], self._kept[name], here, out=here)
 
     def _frozen(self, module: LightningModule) -> list[tuple[str, nn.Parameter]]:
         """Name and parameter of each tensor of which a part is frozen."""

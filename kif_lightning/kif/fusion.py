@@ -17,6 +17,9 @@ from kif_lightning.errors import require_between
 from kif_lightning.kif.shards import part
 from kif_lightning.kif.units import SkillUnits
 
+PIECE_ELEMENTS = 1 << 20
+"""Weights fused together where they must first be brought to another device or dtype."""
+
 
 class UnitClass(IntEnum):
     """What a unit is to past tasks and the current one (the four cases of static fusion)."""
@@ -132,8 +135,9 @@ def fuse_(
 ) -> None:
     """``W = lam W_prev + (1 - lam) W_cur`` into ``current``, in place, one lam per unit.
 
-    Low-precision weights are fused in float32 and cast back. Of weights spread over ranks, each
-    rank fuses its part.
+    Exact where lam is 0 or 1. Low-precision weights are fused in float32 and cast back. It goes in
+    pieces where memory is needed: for those, and for previous weights on another device. Of weights
+    spread over ranks, each rank fuses its part.
 
     Args:
         units: the partition; every member names a tensor of both mappings.
@@ -143,9 +147,27 @@ def fuse_(
     """
     for group, place in units.slices():
         for member in group.members:
-            target = part(current[member.parameter])
+            # Of at least one dimension, along which they are cut.
+            target = _at_least_1d(part(current[member.parameter]))
+            old = _at_least_1d(part(previous[member.parameter]))
             dtype = torch.promote_types(target.dtype, torch.float32)
-            share = member.spread(lam[place], current[member.parameter]).to(dtype)
-            share = share.to(target.device)
-            old = part(previous[member.parameter]).to(device=target.device, dtype=dtype)
-            target.copy_(share * old + (1.0 - share) * target.to(dtype))
+            share = _at_least_1d(member.spread(lam[place], current[member.parameter]))
+            share = share.to(device=target.device, dtype=dtype)
+            as_it_is = target.dtype == old.dtype == dtype and target.device == old.device
+            rows = max(1, len(target))
+            if not as_it_is and target.numel() > PIECE_ELEMENTS:
+                rows = max(1, PIECE_ELEMENTS * rows // target.numel())
+            for start in range(0, len(target), rows):
+                piece = slice(start, start + rows)
+                here = target[piece]
+                fused = here.to(dtype)
+                fused.lerp_(
+                    old[piece].to(device=target.device, dtype=dtype),
+                    share if len(share) == 1 else share[piece],
+                )
+                if fused is not here:
+                    here.copy_(fused)
+
+
+def _at_least_1d(tensor: Tensor) -> Tensor:
+    return tensor.view(1) if tensor.ndim == 0 else tensor

@@ -15,8 +15,10 @@ from kif_lightning.errors import UserError, require_between, require_choice
 from kif_lightning.kif import shards
 from kif_lightning.kif.units import SkillUnits, UnitMember
 
-BUCKET_ELEMENTS = 1 << 20
-"""Weights updated together: few kernel launches, temporaries that stay in the cache."""
+CPU_BUCKET_ELEMENTS = 1 << 19
+"""Weights updated together: what is used of them seven times stays in the cache."""
+GPU_BUCKET_ELEMENTS = 1 << 24
+"""The same where few kernel launches matter more; 64 MiB of float32."""
 SLOWEST_BFLOAT16 = 0.99
 """At 1 - 1/256 and above an average in bfloat16 no longer falls: its changes are rounded away."""
 
@@ -73,6 +75,7 @@ class ImportanceTracker:
         self.sensitivity: dict[str, Tensor] = {}
         self.uncertainty: dict[str, Tensor] = {}
         self._loaded = False
+        self._rooms: dict[torch.dtype, Tensor] = {}
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
         """Start a task: both averages of every weight at 0."""
@@ -112,21 +115,34 @@ class ImportanceTracker:
             self._settle(weights)
         self.num_steps += 1
         for weight, gradient, sensitivity, uncertainty in self._buckets(weights, gradients):
-            importance = list(torch._foreach_mul(weight, gradient))
+            importance = self._products(weight, gradient)
             if self.order == 2:
-                factor = list(torch._foreach_mul(importance, -0.5))
-                torch._foreach_add_(factor, 1.0)
-                torch._foreach_mul_(importance, factor)
+                torch._foreach_addcmul_(importance, importance, importance, value=-0.5)
             torch._foreach_abs_(importance)
             torch._foreach_lerp_(sensitivity, importance, 1.0 - self.alpha1)
             torch._foreach_sub_(importance, sensitivity)
             torch._foreach_abs_(importance)
             torch._foreach_lerp_(uncertainty, importance, 1.0 - self.alpha2)
 
+    def _products(self, weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """``w g`` of a bucket's tensors, to be changed at will until the next bucket comes."""
+        if weights[0].device.type != "cpu":
+            return list(torch._foreach_mul(weights, gradients))
+        # Without an allocator that keeps it, fresh memory costs more than the arithmetic.
+        products: list[Tensor] = []
+        start = 0
+        for weight, gradient in zip(weights, gradients, strict=True):
+            if weight.dtype not in self._rooms:
+                self._rooms[weight.dtype] = weight.new_empty(2 * CPU_BUCKET_ELEMENTS)
+            room = self._rooms[weight.dtype][start : start + weight.numel()]
+            products.append(torch.mul(weight, gradient, out=room))
+            start += weight.numel()
+        return products
+
     def _buckets(
         self, weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor | None]
     ) -> Iterator[tuple[list[Tensor], ...]]:
-        """Flat (w, g, Ibar, U) on the weights' device, in groups of about ``BUCKET_ELEMENTS``.
+        """Flat (w, g, Ibar, U) on the weights' device, in groups of one to two buckets' size.
 
         What the caller makes of Ibar and U in place is kept.
         """
@@ -134,26 +150,31 @@ class ImportanceTracker:
         homes: list[tuple[Tensor, Tensor]] = []
         size = 0
         for name, sensitivity in self.sensitivity.items():
-            weight, gradient = weights[name].detach(), gradients[name]
-            if gradient is None:
-                gradient = torch.zeros_like(weight)
-            tensors = (weight, gradient, sensitivity, self.uncertainty[name])
+            weight, gradient = shards.part(weights[name]), gradients[name]
+            # The zeros of a weight without a gradient are one number, seen many times.
+            slope = weight.new_zeros(()).expand_as(weight) if gradient is None else gradient
+            tensors = (weight, slope, sensitivity, self.uncertainty[name])
             flat = [shards.part(t).reshape(-1) for t in tensors]
             dtype = torch.promote_types(sensitivity.dtype, torch.float32)
-            for start in range(0, flat[0].numel(), BUCKET_ELEMENTS):
-                pieces = [t[start : start + BUCKET_ELEMENTS] for t in flat]
+            on_cpu = weight.device.type == "cpu"
+            limit = CPU_BUCKET_ELEMENTS if on_cpu else GPU_BUCKET_ELEMENTS
+            for start in range(0, weight.numel(), limit):
+                pieces = [t[start : start + limit] for t in flat]
                 for into, piece in zip(bucket, pieces, strict=True):
                     # Across first, then wider: half the traffic of bfloat16 averages.
-                    into.append(piece.to(flat[0].device, non_blocking=True).to(dtype))
+                    into.append(piece.to(weight.device, non_blocking=True).to(dtype))
                 homes += zip(pieces[2:], (bucket[2][-1], bucket[3][-1]), strict=True)
                 size += pieces[2].numel()
-                if size >= BUCKET_ELEMENTS:
+                if size >= limit:
                     yield bucket
                     _bring_home(homes)
                     bucket, homes, size = ([], [], [], []), [], 0
         if size:
             yield bucket
             _bring_home(homes)
+        if self.offload and self.sensitivity and weight.device.type == "cuda":
+            # The copies home are under way; who reads them next is not on the GPU's queue.
+            torch.cuda.current_stream(weight.device).synchronize()
 
     @torch.no_grad()
     def weight_scores(self) -> dict[str, Tensor]:
@@ -184,12 +205,18 @@ class ImportanceTracker:
         """Mean weight score over all of a tensor but the member's axis: (U_group,), float64."""
         tensor = self.sensitivity[member.parameter]
         sensitivity = _rows(_with_float64(shards.part(tensor)), member.axis)
-        if self.use_uncertainty:
-            uncertainty = shards.part(self.uncertainty[member.parameter])
-            rows = _rows(_with_float64(uncertainty), member.axis)
-            sums = torch.linalg.vecdot(sensitivity.double(), rows.double(), dim=1)
-        else:
-            sums = sensitivity.sum(dim=1, dtype=torch.float64)
+        uncertainty = shards.part(self.uncertainty[member.parameter])
+        rows = _rows(_with_float64(uncertainty), member.axis)
+        sums: Any = 0.0
+        # A float64 copy of no more than a piece; a product with float64 is taken in float64.
+        step = max(1, CPU_BUCKET_ELEMENTS // max(1, len(sensitivity)))
+        for piece, factor in zip(
+            torch.split(sensitivity, step, 1), torch.split(rows, step, 1), strict=True
+        ):
+            if self.use_uncertainty:
+                sums = sums + (piece.double() * factor).sum(dim=1)
+            else:
+                sums = sums + piece.sum(dim=1, dtype=torch.float64)
         num_units = 1 if member.axis is None else tensor.shape[member.axis]
         return shards.whole(sums, tensor, member.axis) / (tensor.numel() // num_units)
 
@@ -213,7 +240,9 @@ def _bring_home(homes: list[tuple[Tensor, Tensor]]) -> None:
     """Copy what was computed elsewhere, or in a wider dtype, to where it is kept."""
     for home, piece in homes:
         if home is not piece:
-            home.copy_(piece.to(home.dtype))
+            # To another device narrower first; update() waits for all copies from a GPU at once.
+            moved = piece if home.device == piece.device else piece.to(home.dtype)
+            home.copy_(moved, non_blocking=piece.device.type == "cuda")
 
 
 def _require_followable(**factors: float) -> None:

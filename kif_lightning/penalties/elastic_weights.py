@@ -120,4 +120,4 @@ def empirical_fisher(
                 total += gradient.float().square()
     if number == 0:
         raise UserError("Elastic weights measure a Fisher on the task's train rows, got no row.")
-    return {name: total / number for name, total in fisher.items()}
+    return {name: total.div_(number) for name, total in fisher.items()}

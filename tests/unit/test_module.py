@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.nn.functional import log_softmax
 from torch.optim import AdamW
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from kif_lightning import module
 from kif_lightning.callbacks import SelectBestStep
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
@@ -406,3 +410,115 @@ def test_labels_differ_in_length() -> None:
     # Otherwise the two loss means would be the same and this file would tell them apart nowhere.
     assert len({len(row.output) for row in toy_task().train}) == 2
     assert ContinualModule.automatic_optimization
+
+
+class Meetings(TorchDispatchMode):
+    """Counts how often the host asks a tensor for a number: on a GPU, it would wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("micro", [8, 2])
+def test_host_and_device_meet_once_a_step(
+    tiny_t5: Path, micro: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # tolist() reads a CPU's memory past the dispatcher: an item() beside it makes it seen.
+    read: Any = Tensor.tolist
+    monkeypatch.setattr(Tensor, "tolist", lambda self: (torch.ones(()).item(), read(self))[1])
+    with Meetings() as none:
+        torch.ones(3).sum()
+    with Meetings() as three:
+        found = float(torch.ones(())), bool(torch.ones(())), torch.ones(2).tolist()
+    assert found == (1.0, True, [1.0, 1.0])
+    assert (none.number, three.number) == (0, 3)
+    meetings: list[int] = []
+
+    class Counting(Callback):
+        # From the last backward pass on: within the passes transformers looks at its masks.
+        mode: Meetings | None = None
+
+        def on_before_optimizer_step(self, trainer: Any, *rest: Any) -> None:
+            self.mode = Meetings()
+            self.mode.__enter__()
+
+        def on_train_batch_end(self, trainer: Any, *rest: Any) -> None:
+            if self.mode is not None:
+                self.mode.__exit__(None, None, None)
+                meetings.append(self.mode.number)
+            self.mode = None
+
+    options = {"identification": tracked("before_step"), "penalties": [Squares()]}
+    fit = TinyFit(tiny_t5, micro=micro, callbacks=[Counting()], module_options=options)
+    fit.fit()
+    assert meetings == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "from_weights", "expected"),
+    [(None, 1, True), (None, 10**9, False), (True, 10**9, True), (False, 1, False)],
+)
+def test_fused_by_number_of_weights_or_by_hand(
+    tiny_t5: Path,
+    asked: bool | None,
+    from_weights: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "FUSED_FROM", from_weights)
+    fit = TinyFit(tiny_t5, full=True, optimizer=fusable, module_options={"fused": asked})
+    found = fit.fit()
+    assert bool(fit.trainer.optimizers[0].defaults["fused"]) is expected
+    assert fit.module.uses_fused(fit.trainer) is expected
+    assert_near(found, fit.plain().weights, 1e-4)
+
+
+def fusable(parameters: Any, fused: bool | None = None) -> AdamW:
+    return AdamW(parameters, lr=0.01, weight_decay=0.1, eps=1e-3, fused=fused)
+
+
+def test_fused_where_the_optimizer_has_no_choice(tiny_t5: Path) -> None:
+    fit = TinyFit(tiny_t5)
+    fit.fit()
+    assert fit.module.uses_fused(fit.trainer) is None
+    with pytest.raises(UserError, match=r"optim\.fused=true needs an optimizer with an argument"):
+        TinyFit(tiny_t5, module_options={"fused": True}).fit()
+
+
+@pytest.mark.parametrize("preset", [False, True])
+def test_fused_never_with_a_loss_scale(tiny_t5: Path, preset: bool) -> None:
+    fit = TinyFit(tiny_t5, optimizer=partial(fusable, fused=True) if preset else fusable)
+    scaling: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
+    fit.module.fused = None if preset else True
+    with pytest.raises(UserError, match=r"loss scale of trainer\.precision=16-mixed"):
+        fit.module.uses_fused(scaling)
+    if not preset:
+        fit.module.fused = None
+        assert fit.module.uses_fused(scaling) is False
+
+
+def test_fused_resumes_bit_by_bit_and_skips_weights_without_gradient() -> None:
+    weights = [torch.nn.Parameter(torch.randn(5, 3)) for _ in range(3)]
+
+    def step(parameters: list[torch.nn.Parameter], optimizer: AdamW, number: int) -> None:
+        generator = torch.Generator().manual_seed(number)
+        for parameter in parameters[:2]:
+            parameter.grad = torch.randn(5, 3, generator=generator)
+        optimizer.step()
+
+    untouched = weights[2].detach().clone()
+    optimizer = fusable(weights, fused=True)
+    step(weights, optimizer, 0)
+    resumed = [torch.nn.Parameter(w.detach().clone()) for w in weights]
+    again = fusable(resumed, fused=True)
+    again.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for number in (1, 2):
+        step(weights, optimizer, number)
+        step(resumed, again, number)
+    assert all(map(torch.equal, weights, resumed))
+    assert torch.equal(weights[2], untouched)

@@ -20,6 +20,7 @@ from kif_lightning.kif import (
     accumulate,
     classify,
     fuse_,
+    fusion,
     lora_rank_units,
     matrix_units,
     min_max,
@@ -226,3 +227,24 @@ def test_fuse_works_in_place_on_parameters_and_leaves_others_alone() -> None:
     assert all(torch.equal(current[name], old) for name, old in random_tensors(0).items())
     assert all(tensor.requires_grad and tensor.grad_fn is None for tensor in current.values())
     assert torch.equal(other, torch.ones(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("piece", [3, 1 << 20])
+def test_exact_where_lam_is_zero_or_one_whatever_the_pieces(
+    dtype: torch.dtype, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fusion, "PIECE_ELEMENTS", piece)
+    torch.manual_seed(3)
+    shapes = {"m.lora_A": (3, 5), "m.lora_B": (4, 3)}
+    old = {name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}
+    new = {name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}
+    fused = {name: tensor.clone() for name, tensor in new.items()}
+    lam = torch.tensor([0.0, 1.0, 0.25], dtype=torch.float64)
+    fuse_(lora_rank_units(fused), lam, old, fused)
+    for name, axis in (("m.lora_A", 0), ("m.lora_B", 1)):
+        columns = [t.movedim(axis, 0) for t in (fused[name], old[name], new[name])]
+        assert torch.equal(columns[0][0], columns[2][0])
+        assert torch.equal(columns[0][1], columns[1][1])
+        between = (0.25 * columns[1][2].double() + 0.75 * columns[2][2].double()).to(dtype)
+        torch.testing.assert_close(columns[0][2], between)

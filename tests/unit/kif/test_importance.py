@@ -81,7 +81,7 @@ def assert_matches_naive(
 def test_averages_whatever_the_buckets(
     order: int, bucket_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importance, "BUCKET_ELEMENTS", bucket_elements)
+    monkeypatch.setattr(importance, "CPU_BUCKET_ELEMENTS", bucket_elements)
     steps = random_steps({"wide": (5, 9), "bias": (3,), "cube": (2, 3, 2), "scalar": ()})
     assert_matches_naive(track(steps, order=order), steps, order=order)
 
@@ -138,7 +138,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 def test_bfloat16_averages_are_rounded_once_a_step(
     offload: bool, bucket_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importance, "BUCKET_ELEMENTS", bucket_elements)
+    monkeypatch.setattr(importance, "CPU_BUCKET_ELEMENTS", bucket_elements)
     steps = random_steps({"wide": (5, 9), "bias": (3,)}, number=6)
     tracker = track(steps, average_dtype="bfloat16", offload=offload)
     for name, weight in steps[0][0].items():
