@@ -116,7 +116,7 @@ def compare(
     name: str, overrides: Sequence[str], folder: Path, rounds: int, at_least: float | None
 ) -> list[dict[str, Any]]:
     """Entries of one model."""
-    sides: dict[str, Side] = {
+    sides: dict[str, Batched | RowByRow] = {
         "batched": Batched(overrides, folder),
         "row by row": RowByRow(overrides, folder),
     }
@@ -129,7 +129,7 @@ def compare(
     seconds = in_turn(works, rounds, warm_up=rounds > 1)
     tasks = sides["batched"].tasks
     num_rows = sum(len(task.test) for task in tasks)
-    told = {
+    told: dict[str, Any] = {
         "tasks": len(tasks),
         "rows": num_rows,
         "seconds": {key: spread(value) for key, value in seconds.items()},
@@ -163,7 +163,7 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Batched evaluation beside row by row.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--test-rows", type=int, default=24, help="of each of the 15 tasks")
+    parser.add_argument("--test-rows", type=int, default=100, help="of each of the 15 tasks")
     parser.add_argument("--smollm2", action="store_true", help="also the packaged 135M decoder")
     parser.add_argument("--smollm2-rows", type=int, default=24, help="of each of its 2 tasks")
     parser.add_argument("--output", type=Path, help="the JSON to write")
@@ -176,13 +176,11 @@ def main() -> None:
         overrides = (*stream, "backbone=t5_nano", f"benchmark.test_rows={arguments.test_rows}")
         entries = compare("t5_nano", overrides, folder, arguments.rounds, 5.0)
         if arguments.smollm2:
-            overrides = (
-                *(*stream, "backbone=smollm2_135m"),
-                f"benchmark.order=[{','.join(SMOLLM2_TASKS)}]",
-                f"benchmark.test_rows={arguments.smollm2_rows}",
-            )
+            chosen = f"benchmark.order=[{','.join(SMOLLM2_TASKS)}]"
+            rows = f"benchmark.test_rows={arguments.smollm2_rows}"
+            decoder = (*stream, "backbone=smollm2_135m", chosen, rows)
             try:
-                entries += compare("smollm2_135m", overrides, folder, 1, None)
+                entries += compare("smollm2_135m", decoder, folder, 1, None)
             except UserError as error:
                 print(f"smollm2_135m was not measured: {error}", flush=True)
     write_result(

@@ -6,8 +6,8 @@
 
 Both sides: the same base model, LoRA, AdamW, learning rate, batch of 8, float32, collation in the
 main process, no evaluation, nothing saved or logged. The Trainer keeps its defaults otherwise (its
-AdamW is torch's fused one), but does not clip, as ours does not. Seconds are those of a whole epoch,
-without the start of a fit.
+AdamW is torch's fused one), but does not clip, as ours does not. Seconds are those of a whole
+epoch, without the start of a fit.
 
     python experiments/benchmarks/fine_tuning.py [--data FOLDER]
 """
@@ -86,7 +86,7 @@ class Ours(Callback):
         return [batch["inputs"] for batch in self.runner.data.train_dataloader()]
 
 
-class Theirs(transformers.TrainerCallback):  # type: ignore[misc]
+class Theirs(transformers.TrainerCallback):
     """transformers' Trainer on the rows, base model and settings of a run of ours."""
 
     def __init__(self, ours: Ours, config: DictConfig, folder: Path) -> None:
@@ -105,7 +105,9 @@ class Theirs(transformers.TrainerCallback):  # type: ignore[misc]
     def trainer(self, examples: Sequence[Example], sampling: str, seed: int = 1) -> Any:
         """A fresh Trainer for one epoch."""
         options: dict[str, Any] = {"train_sampling_strategy": sampling}
-        if "train_sampling_strategy" not in {f.name for f in fields(transformers.TrainingArguments)}:
+        if "train_sampling_strategy" not in {
+            f.name for f in fields(transformers.TrainingArguments)
+        }:
             options = {"group_by_length": sampling == "group_by_length"}  # transformers 4
         arguments = transformers.TrainingArguments(
             output_dir=str(self.folder),
@@ -185,7 +187,7 @@ def equal_batches(
         **{method: side.epoch for method, side in ours.items()},
     }
     seconds = in_turn(variants, rounds)
-    told = {
+    told: dict[str, Any] = {
         "rows_per_second": {key: throughput(value, rows) for key, value in seconds.items()},
         "steps": len(plain.order()) // configs["seq_lora"].optim.batch_size,
         "padding_percent": round(padding_percent(plain.batches()), 1),
@@ -253,7 +255,7 @@ def mixed_lengths(
         trainer = theirs.trainer(examples, how)
         padding[key] = padding_percent(trainer.get_train_dataloader())
     lengths = sorted(len(example.prompt_ids) for example in examples)
-    told = {
+    told: dict[str, Any] = {
         "rows": len(examples),
         "prompt_tokens": {"median": median(lengths), "longest": lengths[-1]},
         "padding_percent": {key: round(value, 1) for key, value in padding.items()},
@@ -291,7 +293,7 @@ def main() -> None:
     started_on = machine()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models = {"t5_nano": ("backbone=t5_nano",)}
+        models: dict[str, Sequence[str]] = {"t5_nano": ("backbone=t5_nano",)}
         if arguments.long_rows or arguments.long_mix_rows:
             path = save_random_t5(folder / "model", arguments.shape)
             shaped = f"{arguments.shape} shape"
@@ -311,7 +313,11 @@ def main() -> None:
         entries,
         started_on=started_on,
         output=arguments.output,
-        setting={**setting, "long_mix_rows": arguments.long_mix_rows, "real_rows": bool(arguments.data)},
+        setting={
+            **setting,
+            "long_mix_rows": arguments.long_mix_rows,
+            "real_rows": bool(arguments.data),
+        },
     )
 
 

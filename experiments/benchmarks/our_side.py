@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -52,7 +53,7 @@ def built_runner(config: DictConfig) -> StreamRunner:
 
 def save_random_t5(folder: Path, shape: str) -> Path:
     """A T5 of a public model's shape with random weights and the bundled model's tokenizer."""
-    sizes = T5_SHAPES[shape]
+    sizes: dict[str, Any] = dict(T5_SHAPES[shape])
     config = T5Config(vocab_size=32128, decoder_start_token_id=0, **sizes)
     T5ForConditionalGeneration(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(bundled_folder("t5_nano")).save_pretrained(folder)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -53,7 +54,7 @@ def to_first_step(overrides: Sequence[str] = DEMO) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", WATCHED, *overrides, f"run_dir={folder}/run"]
         started = perf_counter()
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         said = []
@@ -69,22 +70,23 @@ def to_first_step(overrides: Sequence[str] = DEMO) -> float:
     raise RuntimeError(f"The demo ended before its first step: {''.join(said)[-2000:]}")
 
 
-def to_help(module: str) -> float:
-    """Seconds of ``python -m MODULE --help``."""
+def to_help(command: Sequence[str]) -> float:
+    """Seconds until it has answered."""
     started = perf_counter()
-    subprocess.run(
-        [sys.executable, "-c", ENTRY[module], "--help"], check=True, stdout=subprocess.DEVNULL
+    subprocess.run(  # noqa: S603
+        [sys.executable, *command, "--help"],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     return perf_counter() - started
 
 
-ENTRY = {
-    "python -m kif_lightning": (
-        "import runpy; runpy.run_module('kif_lightning', run_name='__main__', alter_sys=True)"
-    ),
-    "kif": "import sys; from kif_lightning.cli import app; sys.argv[0] = 'kif'; app()",
+HELP = {
+    "python -m kif_lightning": ("-m", "kif_lightning"),
+    "kif": ("-c", "import sys; from kif_lightning.cli import app; sys.argv[0] = 'kif'; app()"),
 }
-"""What the command and the console script do."""
+"""Command -> what Python does for it; that of ``kif`` is its console script's content."""
 
 
 def main() -> None:
@@ -94,7 +96,10 @@ def main() -> None:
     arguments = parser.parse_args()
     started_on = machine()
     seconds = in_turn(
-        {"demo": to_first_step, **{name: (lambda n=name: to_help(n)) for name in ENTRY}},
+        {
+            "demo": to_first_step,
+            **{name: partial(to_help, command) for name, command in HELP.items()},
+        },
         arguments.rounds,
     )
     entries = [
@@ -104,10 +109,7 @@ def main() -> None:
             at_most=12,
             unit="s",
         ),
-        *(
-            entry(f"{name} --help", spread(seconds[name]), at_most=3, unit="s")
-            for name in ENTRY
-        ),
+        *(entry(f"{name} --help", spread(seconds[name]), at_most=3, unit="s") for name in HELP),
     ]
     write_result(
         "startup",
