@@ -53,8 +53,8 @@ def built_runner(config: DictConfig) -> StreamRunner:
 
 def save_random_t5(folder: Path, shape: str) -> Path:
     """A T5 of a public model's shape with random weights and the bundled model's tokenizer."""
-    sizes: dict[str, Any] = dict(T5_SHAPES[shape])
-    config = T5Config(vocab_size=32128, decoder_start_token_id=0, **sizes)
+    options: dict[str, Any] = {**T5_SHAPES[shape], "decoder_start_token_id": 0}
+    config = T5Config(vocab_size=32128, **options)
     T5ForConditionalGeneration(config).save_pretrained(folder)
     AutoTokenizer.from_pretrained(bundled_folder("t5_nano")).save_pretrained(folder)
     return folder
