@@ -6,21 +6,33 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kif_lightning import ranks
-from kif_lightning.errors import UserError, require_count
+from kif_lightning.errors import UserError, require_choice, require_count
 from kif_lightning.interfaces import Backbone, Batch, Benchmark, Example, Row, Task
 from kif_lightning.seeding import generator
+
+LengthGrouping = Literal["none", "within_step", "across_steps"]
+LENGTH_GROUPINGS = ("none", "within_step", "across_steps")
+PASS_OVERHEAD = {"cpu": 128}
+"""What a forward and backward pass costs beside its tokens, in tokens, by the device's type.
+
+Measured on the CPU with 4 to 220 million weights (60 to 300).
+"""
+ELSEWHERE = 4096
+"""On an accelerator, which takes hardly longer for thousands of tokens than for one."""
+WINDOW_STEPS = 50
+"""With ``across_steps``: so many steps' rows, drawn at random, are dealt out by length."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """The rows of one forward pass, and what it is a part of."""
+    """The rows of one backward pass, and what it is a part of."""
 
     indices: tuple[int, ...]
     step_tokens: int
@@ -38,12 +50,25 @@ class StepPlan(Sampler[MicroBatch]):
     their tokens, so accumulation changes nothing but rounding. Of several processes each has its
     share of a step's micro-batches and plans on its own; a step that does not deal out evenly gives
     some of them a filler, a row of the step at weight 0.
+
+    Args:
+        answer_tokens: of each row.
+        lengths: tokens of each row, to group by; None: rows come as they are drawn.
+        across_steps: rows of similar length meet in a step, not only in a micro-batch of it.
+        batch_size: rows of a step.
+        micro_batch_size: rows of a micro-batch.
+        seed: of the row order.
+        purpose: tells this draw from others.
+        rank: whose share it is.
+        world_size: of so many.
     """
 
     def __init__(
         self,
         *,
         answer_tokens: Sequence[int],
+        lengths: Sequence[int] | None = None,
+        across_steps: bool = False,
         batch_size: int,
         micro_batch_size: int,
         seed: int,
@@ -52,6 +77,8 @@ class StepPlan(Sampler[MicroBatch]):
         world_size: int = 1,
     ) -> None:
         self.answer_tokens = answer_tokens
+        self.lengths = lengths
+        self.across_steps = across_steps
         self.batch_size = batch_size
         self.micro_batch_size = micro_batch_size
         self.seed = seed
@@ -71,11 +98,36 @@ class StepPlan(Sampler[MicroBatch]):
         start, self.start = self.start, 0
         yield from itertools.islice(self._all(), start, None)
 
-    def _all(self) -> Iterator[MicroBatch]:
+    def _steps(self) -> Iterator[list[int]]:
+        """Rows of each optimizer step; only the last may have fewer."""
         draw = generator(self.seed, *self.purpose, self.epoch)
         order = torch.randperm(len(self.answer_tokens), generator=draw).tolist()
-        for start in range(0, len(order), self.batch_size):
-            rows = order[start : start + self.batch_size]
+        size, lengths = self.batch_size, self.lengths
+        full = len(order) // size
+        if lengths is not None and self.across_steps:
+            order[: full * size] = self._by_length(order[: full * size], lengths, draw)
+        for start in range(0, len(order), size):
+            rows = order[start : start + size]
+            if lengths is not None and len(rows) > self.micro_batch_size:
+                # Also evens out what the processes have to do: they take micro-batches in turn.
+                rows.sort(key=lengths.__getitem__)
+            yield rows
+
+    def _by_length(
+        self, order: list[int], lengths: Sequence[int], draw: torch.Generator
+    ) -> list[int]:
+        """Full steps of rows of similar length, the steps in random order."""
+        size, window = self.batch_size, self.batch_size * WINDOW_STEPS
+        near = [
+            row
+            for start in range(0, len(order), window)
+            for row in sorted(order[start : start + window], key=lengths.__getitem__)
+        ]
+        places = torch.randperm(len(order) // size, generator=draw).tolist()
+        return [row for place in places for row in near[place * size : (place + 1) * size]]
+
+    def _all(self) -> Iterator[MicroBatch]:
+        for rows in self._steps():
             tokens = sum(self.answer_tokens[i] for i in rows)
             parts = [
                 tuple(rows[i : i + self.micro_batch_size])
@@ -132,35 +184,105 @@ class TrainingLoader(DataLoader[Any]):
 
 
 class _TrainingBatches(Dataset[Batch]):
-    def __init__(self, backbone: Backbone, examples: Sequence[Example]) -> None:
+    """Padded micro-batches.
+
+    Args:
+        backbone: stacks the rows.
+        examples: the rows.
+        pass_overhead: what a forward and backward pass costs beside its tokens, in tokens: where
+            padding costs more, a micro-batch comes as ``parts``, whose losses are to be added up.
+            None: all its rows go through the model together.
+    """
+
+    def __init__(
+        self, backbone: Backbone, examples: Sequence[Example], pass_overhead: int | None = None
+    ) -> None:
         self.backbone = backbone
         self.examples = examples
+        self.pass_overhead = pass_overhead
 
     def __getitem__(self, micro_batch: MicroBatch) -> Batch:
+        examples = [self.examples[i] for i in micro_batch.indices]
+        if self.pass_overhead is None:
+            return self._batch(micro_batch, examples)
+        lengths = [len(e.prompt_ids) + len(e.answer_ids) for e in examples]
+        groups = length_groups(lengths, self.pass_overhead)
+        parts = [
+            self._batch(micro_batch, [examples[place] for place in group], len(groups))
+            for group in groups
+        ]
+        return parts[0] if len(parts) == 1 else {"parts": parts}
+
+    def _batch(
+        self, micro_batch: MicroBatch, examples: Sequence[Example], num_parts: int = 1
+    ) -> Batch:
         return {
-            "inputs": self.backbone.training_batch([self.examples[i] for i in micro_batch.indices]),
+            "inputs": self.backbone.training_batch(examples),
             "step_tokens": micro_batch.step_tokens,
-            "step_micro_batches": micro_batch.step_micro_batches,
+            # The parts of a micro-batch count together as much as one that has none.
+            "step_micro_batches": micro_batch.step_micro_batches * num_parts,
             "step_rows": micro_batch.step_rows,
             "weight": micro_batch.weight,
         }
 
 
+def length_groups(lengths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Places of rows in groups of similar length; each group keeps their order.
+
+    Of all partitions the one with the least ``sum over groups of (rows x longest + overhead)``.
+
+    Args:
+        lengths: tokens of each row.
+        overhead: tokens that a group costs beside its own.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    best: list[tuple[int, int]] = [(0, 0)]
+    """Of so many shortest rows: the least cost, and where the last group begins."""
+    for end in range(1, len(order) + 1):
+        width = lengths[order[end - 1]]
+        costs = ((best[start][0] + (end - start) * width, start) for start in range(end))
+        cost, start = min(costs)
+        best.append((cost + overhead, start))
+    groups, end = [], len(order)
+    while end > 0:
+        start = best[end][1]
+        groups.append(sorted(order[start:end]))
+        end = start
+    return groups[::-1]
+
+
 class _EvaluationBatches(Dataset[Batch]):
     """Rows sorted by length, so that a batch is padded little; ``rows`` tells which they are.
+
+    A batch has at most ``batch_size`` rows and, if there is a limit, ``batch_tokens`` tokens: of
+    the padded prompts and all that may be generated.
 
     Batches are dealt to the processes in turn, the same number to each: a copy of the last one,
     which is the shortest, fills up with no ``rows`` to keep the answers of.
     """
 
     def __init__(
-        self, backbone: Backbone, examples: Sequence[Example], batch_size: int, max_new_tokens: int
+        self,
+        backbone: Backbone,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        batch_tokens: int | None,
+        max_new_tokens: int,
     ) -> None:
         self.backbone = backbone
         self.examples = examples
         self.max_new_tokens = max_new_tokens
-        by_length = sorted(range(len(examples)), key=lambda i: -len(examples[i].prompt_ids))
-        self.batches = [by_length[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+        lengths = [len(example.prompt_ids) for example in examples]
+        left = sorted(range(len(examples)), key=lambda i: -lengths[i])
+        self.batches = []
+        while left:
+            size = batch_size
+            if batch_tokens is not None:
+                # The first is the longest of those that are left.
+                size = min(size, max(1, batch_tokens // (lengths[left[0]] + max_new_tokens)))
+            self.batches.append(left[:size])
+            left = left[size:]
         self.rank, self.world_size = ranks.rank(), ranks.world_size()
 
     def __len__(self) -> int:
@@ -187,7 +309,13 @@ class ContinualDataModule(LightningDataModule):
         backbone: tokenises and stacks.
         batch_size: rows of an optimizer step, of all processes together.
         micro_batch_size: rows of a forward pass; None: each process's share of ``batch_size``.
-        evaluation_batch_size: prompts generated for together.
+        length_grouping: ``within_step``: the same rows a step, but those of similar length go
+            through the model together, where that saves more than a pass costs; ``across_steps``:
+            rows of similar length meet in a step; ``none``: padded as they are drawn.
+        pass_overhead: what a forward and backward pass costs beside its tokens, in tokens; None:
+            the rows of a micro-batch are never parted.
+        evaluation_batch_size: prompts generated for together, at most.
+        evaluation_batch_tokens: tokens of theirs, at most; None: no limit.
         max_new_tokens: cap of generation tasks (classification: the longest train label).
         num_held_out: seeded train rows kept from training, for selection by their loss.
         held_out_share: instead, a share of them, but one row at least; of each class the same share
@@ -209,7 +337,10 @@ class ContinualDataModule(LightningDataModule):
         backbone: Backbone,
         batch_size: int,
         micro_batch_size: int | None,
+        length_grouping: LengthGrouping = "none",
+        pass_overhead: int | None = None,
         evaluation_batch_size: int,
+        evaluation_batch_tokens: int | None = None,
         max_new_tokens: int,
         num_held_out: int | None = None,
         held_out_share: float | None = None,
@@ -220,7 +351,10 @@ class ContinualDataModule(LightningDataModule):
         require_count("optim.batch_size", batch_size)
         if micro_batch_size is not None:
             require_count("optim.micro_batch_size", micro_batch_size)
+        require_choice("optim.length_grouping", length_grouping, LENGTH_GROUPINGS)
         require_count("evaluation.batch_size", evaluation_batch_size)
+        if evaluation_batch_tokens is not None:
+            require_count("evaluation.batch_tokens", evaluation_batch_tokens)
         require_count("evaluation.max_new_tokens", max_new_tokens)
         if batch_size % (micro_batch_size or 1):
             raise UserError(
@@ -233,7 +367,10 @@ class ContinualDataModule(LightningDataModule):
         self.backbone = backbone
         self.batch_size = batch_size
         self._micro_batch_size = micro_batch_size
+        self.length_grouping = length_grouping
+        self.pass_overhead = pass_overhead
         self.evaluation_batch_size = evaluation_batch_size
+        self.evaluation_batch_tokens = evaluation_batch_tokens
         self.max_new_tokens = max_new_tokens
         self.held_out_rows = num_held_out or 0
         self.held_out_share = held_out_share
@@ -354,7 +491,7 @@ class ContinualDataModule(LightningDataModule):
         Of several processes each has its own share, as in training.
         """
         examples = [self.backbone.encode(row) for row in rows]
-        loader = self._loader(examples, (self.task.name, purpose))
+        loader = self._loader(examples, (self.task.name, purpose), parted=False)
         # A loader draws from torch's global generator at each start, in the midst of a training.
         loader.generator = torch.Generator()
         plan: Any = loader.sampler
@@ -375,10 +512,15 @@ class ContinualDataModule(LightningDataModule):
         for i in chosen:
             yield dataset[MicroBatch((i,), len(examples[i].answer_ids), 1, 1)]
 
-    def _loader(self, examples: Sequence[Example], purpose: tuple[str, ...]) -> TrainingLoader:
+    def _loader(
+        self, examples: Sequence[Example], purpose: tuple[str, ...], *, parted: bool = True
+    ) -> TrainingLoader:
         self.accumulation(ranks.world_size())  # refuses what does not deal out evenly
+        lengths = [len(example.prompt_ids) + len(example.answer_ids) for example in examples]
         plan = StepPlan(
             answer_tokens=[len(example.answer_ids) for example in examples],
+            lengths=None if self.length_grouping == "none" else lengths,
+            across_steps=self.length_grouping == "across_steps",
             batch_size=self.batch_size,
             micro_batch_size=self.micro_batch_size,
             seed=self.seed,
@@ -386,7 +528,8 @@ class ContinualDataModule(LightningDataModule):
             rank=ranks.rank(),
             world_size=ranks.world_size(),
         )
-        dataset = _TrainingBatches(self.backbone, examples)
+        parted = parted and self.length_grouping != "none"
+        dataset = _TrainingBatches(self.backbone, examples, self.pass_overhead if parted else None)
         return TrainingLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
 
     def selection_dataloader(self) -> DataLoader[Any]:
@@ -428,8 +571,9 @@ class ContinualDataModule(LightningDataModule):
         return _EvaluationBatches(
             self.backbone,
             self._test_examples[task.name],
-            self.evaluation_batch_size,
-            self.new_tokens_cap(task),
+            batch_size=self.evaluation_batch_size,
+            batch_tokens=self.evaluation_batch_tokens,
+            max_new_tokens=self.new_tokens_cap(task),
         )
 
     def _training_split(self) -> tuple[list[Example], list[Example]]:

@@ -177,13 +177,14 @@ class ContinualModule(LightningModule):
         }
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This micro-batch's share of the optimizer step's loss.
+        """This micro-batch's share of the optimizer step's loss, the sum over its ``parts`` if any.
 
         Lightning divides by ``accumulate_grad_batches`` and its strategies take the gradient's mean
         over processes; the share is multiplied by both numbers, so that the step's gradient is that
         of sum over target tokens / number of target tokens, plus penalties.
         """
-        loss = self.step_loss(batch)
+        parts = [self.step_loss(part) for part in batch.get("parts", [batch])]
+        loss = torch.stack(parts).sum()
         self._step_losses.append(loss.detach())
         return loss * (self.trainer.accumulate_grad_batches * ranks.world_size())
 

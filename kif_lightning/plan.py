@@ -55,10 +55,9 @@ def show_plan(runner: StreamRunner) -> None:
     if options.evaluate_untrained:
         total += sum(test_seconds) / 60
     for index, task in enumerate(data.training_tasks):
-        num_seen = runner.parts.stream.num_seen(index, len(runner.tasks))
-        evaluated = min(num_seen + options.evaluate_next_task, len(runner.tasks))
+        evaluated = runner.tasks_to_judge(index)
         train = train_second * tokens[index] * data.num_training_rows(task) * options.epochs
-        minutes = (train + sum(test_seconds[:evaluated])) / 60
+        minutes = (train + sum(test_seconds[i] for i in evaluated)) / 60
         total += minutes
         table.add_row(
             task.name,
@@ -66,7 +65,7 @@ def show_plan(runner: StreamRunner) -> None:
             task.metric,
             str(data.num_training_rows(task)),
             str(data.optimizer_steps(task, options.epochs)),
-            f"{evaluated} tasks",
+            f"{len(evaluated)} tasks",
             f"{minutes:.1f}",
         )
     runner.console.console.print(table)
@@ -97,12 +96,14 @@ def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:
     trainer = runner.new_trainer([clock], training=True)
     trainer.limit_train_batches = _PROBE_STEPS * data.accumulate_grad_batches
     trainer.fit_loop.max_epochs = 1
-    batches = [batch["inputs"]["input_ids"] for batch in data.train_dataloader()]
+    batch_tokens = [
+        sum(part["inputs"]["input_ids"].numel() for part in batch.get("parts", [batch]))
+        for batch in data.train_dataloader()
+    ]
     trainer.fit(runner.module, datamodule=data)
-    probed = batches[: len(clock.training)]
     # The first step warms up; it counts only where there is no other.
     skip = 1 if len(clock.training) > 1 else 0
-    tokens = sum(batch.numel() for batch in probed[skip:])
+    tokens = sum(batch_tokens[skip : len(clock.training)])
     train = sum(clock.training[skip:]) / tokens
     test_loader = data.evaluation_dataloaders([0])[0]
     first = next(iter(test_loader))["inputs"]["input_ids"]

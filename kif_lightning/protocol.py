@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from kif_lightning.assembly import Parts
+from kif_lightning.datamodule import LengthGrouping
+from kif_lightning.errors import require_choice
 from kif_lightning.module import LossMean
 from kif_lightning.reporting import stamp
+
+EvaluationMatrix = Literal["full", "final_row", "diagonal", "diagonal_and_final_row"]
+EVALUATION_MATRICES = ("full", "final_row", "diagonal", "diagonal_and_final_row")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Plain settings of a run; the parts are objects."""
+    """Plain settings of a run; the parts are objects.
+
+    Raises:
+        UserError: an unknown part of the score matrix.
+    """
 
     method: str
     seed: int
     epochs: int
     batch_size: int
     micro_batch_size: int | None
+    length_grouping: LengthGrouping
     gradient_clip: float | None
     max_skipped_in_a_row: int
     loss_mean: LossMean
     lr_factor: float
     evaluation_batch_size: int
+    evaluation_batch_tokens: int | None
+    evaluation_matrix: EvaluationMatrix
     max_new_tokens: int
     evaluate_untrained: bool
     evaluate_next_task: bool
@@ -35,6 +47,9 @@ class RunOptions:
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require_choice("evaluation.matrix", self.evaluation_matrix, EVALUATION_MATRICES)
 
 
 def protocol_stamp(
@@ -69,7 +84,10 @@ def protocol_stamp(
         "epochs": options.epochs,
         "effective_batch": options.batch_size,
         "micro_batch": micro_batch_size,
+        "length_grouping": options.length_grouping,
         "evaluation_batch": options.evaluation_batch_size,
+        "evaluation_batch_tokens": options.evaluation_batch_tokens,
+        "evaluation_matrix": options.evaluation_matrix,
         "loss_mean": options.loss_mean,
         "selection": selection,
         "gradient_clip": options.gradient_clip,

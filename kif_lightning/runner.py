@@ -25,7 +25,7 @@ from kif_lightning import ranks
 from kif_lightning.assembly import Parts
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
-from kif_lightning.datamodule import ContinualDataModule
+from kif_lightning.datamodule import ELSEWHERE, PASS_OVERHEAD, ContinualDataModule
 from kif_lightning.errors import UserError
 from kif_lightning.evaluation import TaskScores
 from kif_lightning.interfaces import (
@@ -97,7 +97,9 @@ class StreamRunner:
             backbone=parts.backbone,
             batch_size=options.batch_size,
             micro_batch_size=options.micro_batch_size,
+            length_grouping=options.length_grouping,
             evaluation_batch_size=options.evaluation_batch_size,
+            evaluation_batch_tokens=options.evaluation_batch_tokens,
             max_new_tokens=options.max_new_tokens,
             num_held_out=selection.num_held_out if selection else None,
             held_out_share=selection.held_out_share if selection else None,
@@ -214,6 +216,7 @@ class StreamRunner:
             lr_factor=options.lr_factor,
             max_skipped_in_a_row=options.max_skipped_in_a_row,
         )
+        self.data.pass_overhead = self._pass_overhead()
         # A checkpoint holds no frozen weights.
         self.module.strict_loading = False
         self.module.trainable_parameters = parts.adapter.trainable(model)
@@ -229,6 +232,17 @@ class StreamRunner:
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
         if self.data.look_at_dev:
             self._warn_of_dev_rows()
+
+    def _pass_overhead(self) -> int | None:
+        """What parting a micro-batch costs, in tokens; None where its rows must stay together.
+
+        Sharded weights are gathered by all ranks together, as often by each; a mask of the gradient
+        looks at one pass; means of micro-batches are means over all their rows.
+        """
+        together = self.sharded or self.parts.gradient
+        if together or self.options.loss_mean != "step_tokens":
+            return None
+        return PASS_OVERHEAD.get(self.device.type, ELSEWHERE)
 
     def _check_sharded(self) -> None:
         if self.new_trainer([], training=False).world_size == 1:
@@ -449,10 +463,8 @@ class StreamRunner:
         """Evaluate what has just been learnt, and count the task as done."""
         state = self.state
         started = time.perf_counter()
-        num_seen = self.parts.stream.num_seen(task_index, len(self.tasks))
-        num_seen += self.options.evaluate_next_task
         label = _label(task_index, self.data.training_tasks[task_index])
-        scores = self.evaluate(range(min(num_seen, len(self.tasks))), label)
+        scores = self.evaluate(self.tasks_to_judge(task_index), label)
         state.phases[-1]["seconds"]["evaluate"] += time.perf_counter() - started
         state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
         state.next_task = task_index + 1
@@ -462,6 +474,22 @@ class StreamRunner:
             axes = {"task": task_index + 1, "running_step": state.logged_steps}
             self.logger.log_metrics({**on_tasks, **axes}, step=state.logged_steps)
         self.folder.save(state)
+
+    def tasks_to_judge(self, task_index: int) -> list[int]:
+        """Which tasks are evaluated after a phase: the entries of its row of the score matrix."""
+        stream, total = self.parts.stream, len(self.tasks)
+        seen = stream.num_seen(task_index, total)
+        newest = range(stream.num_seen(task_index - 1, total) if task_index > 0 else 0, seen)
+        is_last = task_index + 1 == len(self.data.training_tasks)
+        at_end: Sequence[int] = range(seen) if is_last else ()
+        judged = {
+            "full": range(seen),
+            "final_row": at_end,
+            "diagonal": newest,
+            "diagonal_and_final_row": at_end or newest,
+        }[self.options.evaluation_matrix]
+        next_task = [seen] if self.options.evaluate_next_task and seen < total else []
+        return [*judged, *next_task]
 
     def _fit(self, trainer: Trainer, **data: Any) -> None:
         with warnings.catch_warnings():

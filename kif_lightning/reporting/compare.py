@@ -27,6 +27,7 @@ MUST_MATCH = (
 Imported runs do not have all of them: of each pair, the keys that both have are compared.
 """
 DEV_FILES = "data_sha256 of dev"
+STEPS_BY_LENGTH = "length_grouping"
 Results = Mapping[str, Any]
 IMPORTED = " (imported)"
 ABSENT = "absent"
@@ -88,6 +89,7 @@ def _check_same_protocol(results: Mapping[Path, Results]) -> None:
         imported = any(_is_imported(results[run]) for run in (reference, folder))
         both = expected.keys() & other.keys()
         keys = [key for key in MUST_MATCH if not imported or key in both]
+        keys += [] if imported else [STEPS_BY_LENGTH]
         keys += [key for key in (DEV_FILES,) if key in both]
         differing = [key for key in keys if other.get(key) != expected.get(key)]
         if differing:
@@ -108,10 +110,12 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
 
     That is truncation, which a method may fix as a part of itself, and the files of dev rows;
     those stand apart where steps were selected by them, as only runs that both do so need the same.
+    Grouping by length decides which rows meet in a step only across steps.
     """
     found = dict(protocol)
     if isinstance(prompt := found.get("prompt_and_decoding"), dict):
         found["prompt_and_decoding"] = _without(prompt, "truncation")
+    found[STEPS_BY_LENGTH] = found.get("length_grouping") == "across_steps"
     if isinstance(data := found.get("data_sha256"), dict):
         found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
         if _selects_by_dev(protocol):

@@ -52,6 +52,7 @@ class TinyFit:
     callbacks: Sequence[Callback] = ()
     module_options: dict[str, Any] = field(default_factory=dict)
     trainer_options: dict[str, Any] = field(default_factory=dict)
+    data_options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.backbone = tiny_backbone(self.folder)
@@ -83,6 +84,7 @@ class TinyFit:
             max_new_tokens=5,
             num_held_out=self.held_out,
             seed=1,
+            **self.data_options,
         )
 
     def fit(self) -> dict[str, Tensor]:

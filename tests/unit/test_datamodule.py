@@ -17,7 +17,14 @@ from transformers import AutoTokenizer
 
 from kif_lightning.benchmarks.streams import JointStream
 from kif_lightning.benchmarks.table import SCHEMA, RowTable
-from kif_lightning.datamodule import ContinualDataModule, StepPlan
+from kif_lightning.datamodule import (
+    ELSEWHERE,
+    PASS_OVERHEAD,
+    WINDOW_STEPS,
+    ContinualDataModule,
+    StepPlan,
+    length_groups,
+)
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row, Task
 from tests.helpers.streams import ToyBenchmark, tiny_backbone, toy_task
@@ -26,7 +33,7 @@ TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]  # 11 rows
 
 
 def plan(
-    batch: int = 4, micro: int = 2, seed: int = 1, task: str = "colour", **share: int
+    batch: int = 4, micro: int = 2, seed: int = 1, task: str = "colour", **share: Any
 ) -> StepPlan:
     return StepPlan(
         answer_tokens=TOKENS,
@@ -613,3 +620,169 @@ def test_endless_batches_leave_the_global_draws_alone(tiny_t5: Path) -> None:
     for _ in range(5):
         next(steps)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def partitions(places: list[int]) -> Iterable[list[list[int]]]:
+    """Every way to put them into groups."""
+    if not places:
+        yield []
+        return
+    first, rest = places[0], places[1:]
+    for others in partitions(rest):
+        yield [[first], *others]
+        for chosen in range(len(others)):
+            joined_one = [[first, *g] if n == chosen else g for n, g in enumerate(others)]
+            yield joined_one
+
+
+@pytest.mark.parametrize(
+    "lengths", [[5], [7, 7, 7], [1, 9, 1, 9], [3, 50, 4, 48, 5, 2], [10, 20, 30, 40, 50, 60]]
+)
+@pytest.mark.parametrize("overhead", [0, 1, 8, 40, 1000])
+def test_length_groups_cost_least_of_all_partitions(lengths: list[int], overhead: int) -> None:
+    def cost(groups: list[list[int]]) -> int:
+        return sum(len(g) * max(lengths[i] for i in g) + overhead for g in groups)
+
+    groups = length_groups(lengths, overhead)
+    assert sorted(itertools.chain(*groups)) == list(range(len(lengths)))
+    assert all(group == sorted(group) for group in groups)
+    assert cost(groups) == min(map(cost, partitions(list(range(len(lengths))))))
+
+
+def test_equal_lengths_are_never_parted() -> None:
+    assert length_groups([6] * 5, 0) == [[0, 1, 2, 3, 4]]
+
+
+LENGTHS = [(37 * i) % 101 + 1 for i in range(16 * WINDOW_STEPS + 7)]
+
+
+def long_plan(across_steps: bool, **share: Any) -> StepPlan:
+    steps = StepPlan(
+        answer_tokens=[1] * len(LENGTHS),
+        lengths=LENGTHS,
+        across_steps=across_steps,
+        batch_size=4,
+        micro_batch_size=4,
+        seed=1,
+        purpose=("row order",),
+    )
+    for key, value in share.items():
+        setattr(steps, key, value)
+    return steps
+
+
+def padding(steps: StepPlan) -> float:
+    """Share of the padded tokens that are padding."""
+    padded = sum(len(p.indices) * max(LENGTHS[i] for i in p.indices) for p in steps)
+    return 1 - sum(LENGTHS) / padded
+
+
+def test_across_steps_rows_of_similar_length_meet_in_random_order() -> None:
+    steps = long_plan(across_steps=True)
+    found = order(steps)
+    assert sorted(found) == list(range(len(LENGTHS)))
+    assert len(list(steps)) == len(steps)
+    # Only the last step has fewer rows, or accumulation would fall out of step.
+    assert [len(p.indices) for p in steps] == [4] * (len(LENGTHS) // 4) + [3]
+    assert padding(steps) < 0.03 < 0.3 < padding(long_plan(across_steps=False))
+    assert order(steps) == found
+    assert order(steps, 1) != found
+    # Short and long steps are spread over the epoch: its halves differ by chance alone.
+    differences = []
+    for epoch in range(12):
+        steps.set_epoch(epoch)
+        means = [sum(LENGTHS[i] for i in p.indices) / 4 for p in steps][:-1]
+        half = len(means) // 2
+        differences.append(sum(means[:half]) / half - sum(means[-half:]) / half)
+    assert abs(sum(differences) / 12) < 5
+
+
+def test_across_steps_a_resumed_epoch_goes_on_in_its_order() -> None:
+    whole = list(long_plan(across_steps=True))
+    assert list(long_plan(across_steps=True, start=10)) == whole[10:]
+
+
+def test_within_steps_rows_stay_in_their_step() -> None:
+    grouped = plan(8, 2, lengths=TOKENS)
+    plain = plan(8, 2)
+    found, expected = list(grouped), list(plain)
+    assert len(found) == len(expected)
+    for parts, others in zip((found[:4], found[4:]), (expected[:4], expected[4:]), strict=True):
+        rows = [i for part in parts for i in part.indices]
+        assert sorted(rows) == sorted(i for part in others for i in part.indices)
+        assert [TOKENS[i] for i in rows] == sorted(TOKENS[i] for i in rows)
+        assert {part.step_tokens for part in parts} == {part.step_tokens for part in others}
+
+
+def test_where_the_whole_step_is_one_micro_batch_rows_keep_their_order() -> None:
+    assert list(plan(8, 8, lengths=TOKENS)) == list(plan(8, 8))
+
+
+def test_a_micro_batch_of_unequal_rows_comes_in_parts(tiny_t5: Path) -> None:
+    task = toy_task("colour", train=8)
+    long = tuple(
+        replace(row, input=row.input + " and so on" * (20 if i % 2 else 0))
+        for i, row in enumerate(task.train)
+    )
+    tasks = (replace(task, train=long),)
+    settings: dict[str, Any] = {"tasks": tasks, "micro_batch_size": 8, "num_held_out": 0}
+    whole = next(iter(data(tiny_t5, **settings).train_dataloader()))
+    for overhead, expected in ((30, [4, 4]), (ELSEWHERE, None), (None, None)):
+        loaded = data(tiny_t5, **settings, length_grouping="within_step", pass_overhead=overhead)
+        batch = next(iter(loaded.train_dataloader()))
+        if expected is None:
+            assert read([batch]) == read([whole])
+            continue
+        parts = batch["parts"]
+        assert [len(part["inputs"]["input_ids"]) for part in parts] == expected
+        assert sorted(joined(read(parts))) == sorted(joined(read([whole])))
+        assert sum(1 / part["step_micro_batches"] for part in parts) == 1
+        assert {part["step_tokens"] for part in parts} == {whole["step_tokens"]}
+        # Steps on the memory go row by row through the model as ever.
+        step = next(loaded.row_steps(long, "outer steps"))
+        assert [len(part["inputs"]["input_ids"]) for part in step] == [8]
+
+
+def test_parting_is_dear_on_accelerators() -> None:
+    assert PASS_OVERHEAD["cpu"] < ELSEWHERE
+
+
+@pytest.mark.parametrize("limit", [None, 30, 100])
+def test_evaluation_batches_keep_within_their_tokens(tiny_t5: Path, limit: int | None) -> None:
+    task = toy_task("colour", test=9)
+    rows = tuple(
+        replace(row, input=row.input + " and so on" * i) for i, row in enumerate(task.test)
+    )
+    loaded = data(
+        tiny_t5,
+        tasks=(replace(task, test=rows),),
+        evaluation_batch_size=5,
+        evaluation_batch_tokens=limit,
+    )
+    (loader,) = loaded.evaluation_dataloaders([0])
+    batches = list(loader)
+    assert sorted(joined(batch["rows"] for batch in batches)) == list(range(9))
+    sizes = [batch["inputs"]["input_ids"].shape for batch in batches]
+    if limit is None:
+        assert [size[0] for size in sizes] == [5, 4]
+    for (number, width), batch in zip(sizes, batches, strict=True):
+        assert number <= 5
+        assert limit is None or number == 1 or number * (width + batch["max_new_tokens"]) <= limit
+    # No batch could take in the longest row of the next one as well.
+    for (number, width), batch in zip(sizes[:-1], batches[:-1], strict=True):
+        more = (number + 1) * (width + batch["max_new_tokens"])
+        assert number == 5 or (limit is not None and more > limit)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"length_grouping": "by_mood"}, "optim.length_grouping"),
+        ({"evaluation_batch_tokens": 0}, "evaluation.batch_tokens"),
+    ],
+)
+def test_unknown_groupings_and_limits_are_refused(
+    options: dict[str, Any], told: str, tiny_t5: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        data(tiny_t5, **options)

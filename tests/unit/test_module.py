@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim import AdamW
 from kif_lightning.callbacks import SelectBestStep
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
+from kif_lightning.interfaces import Task
 from kif_lightning.kif import ImportanceTracker
 from kif_lightning.module import ContinualModule, token_loss
 from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near, padded, squares
@@ -82,6 +84,39 @@ def test_penalties_count_once_a_step(tiny_t5: Path, micro: int) -> None:
     for seen, (_, expected) in zip(gradients.steps, plain.before, strict=True):
         assert_near(seen, expected)
     assert fit.module.counts.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("micro", [None, 4])
+def test_parts_of_similar_length_train_as_the_whole_batch_does(
+    tiny_t5: Path, micro: int | None
+) -> None:
+    gradients, seen_parts = Gradients(), []
+    fit = TinyFit(
+        tiny_t5,
+        micro=micro,
+        task=unequal_task(),
+        callbacks=[gradients],
+        module_options={"penalties": [Squares()]},
+        data_options={"length_grouping": "within_step", "pass_overhead": 8},
+    )
+    step_loss = fit.module.step_loss
+    fit.module.step_loss = lambda batch: (seen_parts.append(batch), step_loss(batch))[1]
+    fit.fit()
+    plain = fit.plain(penalty=squares)
+    assert len(seen_parts) > len(fit.data.train_dataloader())
+    assert len(gradients.steps) == 3
+    for seen, (_, expected) in zip(gradients.steps, plain.before, strict=True):
+        assert_near(seen, expected)
+    assert fit.module.counts.losses == pytest.approx(plain.losses, rel=1e-5)
+
+
+def unequal_task() -> Task:
+    task = toy_task()
+    rows = tuple(
+        replace(row, input=row.input + " and so on" * (i * 5 % 23))
+        for i, row in enumerate(task.train)
+    )
+    return replace(task, train=rows)
 
 
 def test_clipping_is_the_trainers(tiny_t5: Path) -> None:

@@ -83,6 +83,16 @@ def test_another_protocol_is_refused(key: str, tmp_path: Path) -> None:
         read_runs(folders)
 
 
+def test_rows_that_meet_by_length_are_another_protocol(tmp_path: Path) -> None:
+    """Within a step the grouping changes rounding alone; earlier results do not name it."""
+    groupings = {"a": {}, "b": {"length_grouping": "none"}, "c": {"length_grouping": "within_step"}}
+    folders = [folder(tmp_path / name, record(name, **key)) for name, key in groupings.items()]
+    assert len(read_runs(folders)) == 3
+    across = folder(tmp_path / "d", record("d", length_grouping="across_steps"))
+    with pytest.raises(UserError, match=r"different: length_grouping\)"):
+        read_runs([*folders, across])
+
+
 def test_two_runs_of_one_method_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     same = record("plain")
     folders = [folder(tmp_path / name, copy.deepcopy(same)) for name in ("a", "b")]
