@@ -82,8 +82,9 @@ class Ours(Callback):
         return [i for part in self.runner.data.train_dataloader().plan for i in part.indices]
 
     def batches(self) -> list[Batch]:
-        """Model inputs of the first epoch."""
-        return [batch["inputs"] for batch in self.runner.data.train_dataloader()]
+        """Model inputs of the first epoch, one for each pass through the model."""
+        batches = self.runner.data.train_dataloader()
+        return [part["inputs"] for batch in batches for part in batch.get("parts", [batch])]
 
 
 class Theirs(transformers.TrainerCallback):

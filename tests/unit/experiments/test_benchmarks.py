@@ -16,6 +16,7 @@ import torch
 from tests.helpers.tiny import save_tiny_t5, save_toy_tasks
 
 FOLDER = Path(__file__).parents[3] / "experiments" / "benchmarks"
+SHORT_MIX = {"long": (30, 0.1, 1, ("good", "bad")), "short": (5, 0.1, 1, ("good", "bad"))}
 MODULES = ("data", "evaluation", "fine_tuning", "our_side", "side_by_side", "startup", "table")
 
 
@@ -104,6 +105,25 @@ class TestFineTuning:
             own = [len(tokenizer(r["input"]).input_ids) for r in rows if r["output"] in answers]
             assert len(own) == 650 * share / 13
             assert median(own) == pytest.approx(tokens, rel=0.15)
+
+    def test_every_grouping_is_measured(
+        self, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from fine_tuning import GROUPINGS, mixed_lengths
+
+        backbone = tuple(setting for setting in tiny if setting.startswith("backbone"))
+        monkeypatch.setattr("fine_tuning.MIX", SHORT_MIX)
+        entries = mixed_lengths("tiny", backbone, tmp_path / "mix", 13, 1, None)
+        targets = [(e["what"].rpartition(" ")[2], e["at_least"]) for e in entries]
+        assert targets == [
+            *[(name, None) for name in GROUPINGS[:2] for _ in range(2)],
+            *[("across_steps", least) for least in (1.5, 1.0)],
+        ]
+        padding = entries[0]["padding_percent"]
+        assert padding.keys() == {
+            *("Trainer", "Trainer, grouped"),
+            *(f"ours, {grouping}" for grouping in GROUPINGS),
+        }
 
     def test_the_mix_of_real_rows(self, tmp_path: Path) -> None:
         from fine_tuning import MIX, write_mix
