@@ -7,6 +7,7 @@ READY = $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --dist worksteal
 RUNS ?= 60
 SEED ?= 1
+BENCHMARKS = importance fine_tuning evaluation startup stream growth precision tokenising data averages gpu
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
@@ -65,10 +66,10 @@ chaos: $(READY)  ## 60 short runs killed at random moments and resumed: each end
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m tests.helpers.chaos \
 	  --runs $(RUNS) --seed $(SEED)
 
-bench: $(READY)  ## benchmarks, measured side by side
-	$(BIN)/python experiments/benchmarks/importance.py
-	$(BIN)/python experiments/benchmarks/data.py
-	$(BIN)/python experiments/benchmarks/averages.py
+bench: $(READY) smollm2  ## speed side by side with what users would run instead; one table at the end
+	@for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python experiments/benchmarks/$$name.py || exit 1; done
+	$(BIN)/python experiments/benchmarks/table.py
 
 clean:     ## caches and builds; keeps runs and the virtual environment
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache

@@ -4,7 +4,7 @@ Ours: everything a run does to score tasks (tokenisation, batches, Lightning's `
 Row by row: for each row the prompt is tokenised, ``model.generate`` is called (greedy, KV cache,
 stopping at the end token, our cap on new tokens) and the answer decoded. Same model, same rows.
 
-    python experiments/benchmarks/evaluation.py [--smollm2]
+    python experiments/benchmarks/evaluation.py [--no-smollm2]
 """
 
 from __future__ import annotations
@@ -164,7 +164,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Batched evaluation beside row by row.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--test-rows", type=int, default=100, help="of each of the 15 tasks")
-    parser.add_argument("--smollm2", action="store_true", help="also the packaged 135M decoder")
+    parser.add_argument(
+        "--smollm2",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also the packaged 135M decoder, if it is installed",
+    )
     parser.add_argument("--smollm2-rows", type=int, default=24, help="of each of its 2 tasks")
     parser.add_argument("--output", type=Path, help="the JSON to write")
     arguments = parser.parse_args()

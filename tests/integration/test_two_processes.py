@@ -31,11 +31,11 @@ FITS: dict[str, dict[str, Any]] = {
     "means": {"micro": 1, "penalise": True, "module_options": {"loss_mean": "micro_batches"}},
     "full": {"micro": 2, "full": True},
     "masked": {"micro": 1, "mask": True},
-    "recurrent": {"micro": 1, "outer": True},
     "parted": {
         "task": unequal_task(test=9),
         "data_options": {"length_grouping": "within_step", "pass_overhead": 8},
     },
+    "recurrent": {"micro": 1, "outer": True},  # its model also answers
 }
 
 
