@@ -5,7 +5,9 @@ Shapes: U number of units; weights and gradients have any shape.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -195,30 +197,53 @@ class ImportanceTracker:
         of the scores of column r of B and row r of A, in closed form: the product of the two means.
         All products are taken in float64: 1e-24 * 1e-24 is 0 in float32.
         """
-        scores = []
-        for group in units.groups:
-            means = [self._member_means(member) for member in group.members]
-            scores.append(torch.stack(means).prod(dim=0))
-        return torch.cat(scores).cpu()
+        members = [member for group in units.groups for member in group.members]
+        sums = self._sums(members)
+        means = {}
+        # In the units' order on every rank: they join what each has summed of its part.
+        for member in members:
+            tensor = self.sensitivity[member.parameter]
+            num_units = 1 if member.axis is None else tensor.shape[member.axis]
+            whole = shards.whole(sums[member], tensor, member.axis)
+            means[member] = whole / (tensor.numel() // num_units)
+        scores = [torch.stack([means[m] for m in group.members]) for group in units.groups]
+        return torch.cat([score.prod(dim=0) for score in scores]).cpu()
 
-    def _member_means(self, member: UnitMember) -> Tensor:
-        """Mean weight score over all of a tensor but the member's axis: (U_group,), float64."""
-        tensor = self.sensitivity[member.parameter]
-        sensitivity = _rows(_with_float64(shards.part(tensor)), member.axis)
-        uncertainty = shards.part(self.uncertainty[member.parameter])
-        rows = _rows(_with_float64(uncertainty), member.axis)
-        sums: Any = 0.0
-        # A float64 copy of no more than a piece; a product with float64 is taken in float64.
-        step = max(1, CPU_BUCKET_ELEMENTS // max(1, len(sensitivity)))
-        for piece, factor in zip(
-            torch.split(sensitivity, step, 1), torch.split(rows, step, 1), strict=True
-        ):
-            if self.use_uncertainty:
-                sums = sums + (piece.double() * factor).sum(dim=1)
-            else:
-                sums = sums + piece.sum(dim=1, dtype=torch.float64)
-        num_units = 1 if member.axis is None else tensor.shape[member.axis]
-        return shards.whole(sums, tensor, member.axis) / (tensor.numel() // num_units)
+    def _sums(self, members: Sequence[UnitMember]) -> dict[UnitMember, Tensor]:
+        """Weight scores summed over all of each tensor's part but the member's axis: (U_part,).
+
+        Small tensors of one shape, as those of a LoRA are, are summed together.
+        """
+        waiting: defaultdict[Any, list[UnitMember]] = defaultdict(list)
+        sums: dict[UnitMember, Tensor] = {}
+        for member in members:
+            tensor = shards.part(self.sensitivity[member.parameter])
+            alike = waiting[tensor.shape, tensor.dtype, tensor.device, member.axis]
+            alike.append(member)
+            if len(alike) * tensor.numel() >= CPU_BUCKET_ELEMENTS:
+                sums.update(zip(alike, self._summed(alike), strict=True))
+                alike.clear()
+        for alike in filter(None, waiting.values()):
+            sums.update(zip(alike, self._summed(alike), strict=True))
+        return sums
+
+    def _summed(self, alike: Sequence[UnitMember]) -> Tensor:
+        """(M, U_part) in float64, of M members whose tensors have one shape."""
+        averages = [self.sensitivity, *([self.uncertainty] if self.use_uncertainty else [])]
+        factors = [
+            _around([shards.part(average[member.parameter]) for member in alike], alike[0].axis)
+            for average in averages
+        ]
+        cut = 1 if factors[0].shape[1] > 1 else 3
+        step = max(1, CPU_BUCKET_ELEMENTS * factors[0].shape[cut] // max(1, factors[0].numel()))
+        # Of what is taken in float64 there is no more than a piece.
+        total = torch.zeros((), dtype=torch.float64)
+        for first, *others in zip(*(torch.split(f, step, cut) for f in factors), strict=True):
+            score = first.double()
+            for other in others:
+                score = score * other
+            total = total + score.sum(dim=(1, 3))
+        return total
 
     def state_dict(self) -> dict[str, Any]:
         """The averages and the step count, as tensors and numbers."""
@@ -261,8 +286,13 @@ def _with_float64(tensor: Tensor) -> Tensor:
     return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
-def _rows(tensor: Tensor, axis: int | None) -> Tensor:
-    """(U_group, elements of one unit)."""
-    if axis is None:
-        return tensor.reshape(1, -1)
-    return tensor.movedim(axis, 0).flatten(start_dim=1)
+def _around(tensors: Sequence[Tensor], axis: int | None) -> Tensor:
+    """Tensors of one shape as (M, elements before the axis, along it, after it).
+
+    With no axis all elements are before it.
+    """
+    shape = [*tensors[0].shape, 1] if axis is None else tensors[0].shape
+    axis = len(shape) - 1 if axis is None else axis
+    here = [_with_float64(tensor) for tensor in tensors]
+    joined = torch.stack(here) if len(here) > 1 else here[0][None]
+    return joined.reshape(len(tensors), prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))

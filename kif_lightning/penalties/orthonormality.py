@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,17 +57,22 @@ class OrthonormalityPenalty:
 
 def orthonormality(parameters: Mapping[str, Tensor]) -> Tensor:
     """Mean distance of all LoRA tensors' Gram matrices from the identity; a scalar."""
-    distances = []
+    by_shape: defaultdict[Any, list[Tensor]] = defaultdict(list)
     for name, tensor in parameters.items():
         if not _is_lora(name):
             continue
         matrix = tensor.float()
         side_a = ".lora_A" in name or ".lora_embedding_A" in name
         rows = matrix.flatten(1) if side_a else matrix.transpose(0, 1).flatten(1)
-        gram = rows @ rows.T
-        identity = torch.eye(gram.shape[0], device=gram.device, dtype=gram.dtype)
+        by_shape[rows.shape, rows.device].append(rows)
+    distances = []
+    # One product for all of a shape: hundreds of small ones take longer than the arithmetic.
+    for alike in by_shape.values():
+        stacked = torch.stack(alike)
+        gram = stacked @ stacked.mT
+        identity = torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
         distances.append(torch.linalg.matrix_norm(gram - identity))
-    return torch.stack(distances).mean()
+    return torch.cat(distances).mean()
 
 
 def _is_lora(name: str) -> bool:
