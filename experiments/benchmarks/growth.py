@@ -145,13 +145,12 @@ def entries_of(method: str, watch: Watch, number: int) -> list[dict[str, Any]]:
     flat = max(watch.memory_rows) == 0
     kept = "" if flat else f", {max(watch.memory_rows)} rows kept in the end"
     told = f"{method}, {number} tasks{kept}"
-    raw = {"seconds": [round(value, 4) for value in watch.seconds]}
     return [
         entry(
             f"{told}: seconds of one of the last {number // 4} tasks as a share of an early one's",
             spread(seconds),
             at_most=1.1 if flat else None,
-            **raw,
+            seconds=[round(value, 4) for value in watch.seconds],
         ),
         entry(
             f"{told}: growth of the process a task",
