@@ -7,8 +7,8 @@ far, KV cache, stops at the end token), ``score``. Both learn the same rows with
 LoRA, batches, epochs, learning rate and decoding caps; row order and dropout masks differ. All that
 a user waits for counts: imports, loading, tokenising, saving.
 
-    python experiments/benchmarks/stream.py                                 # 6 to 7 minutes
-    python experiments/benchmarks/stream.py --settings 1000:100 --rounds 1  # long tasks: 4 minutes
+    python experiments/benchmarks/stream.py                      # about 6 minutes on 2 cores
+    python experiments/benchmarks/stream.py --settings 240:96:3  # train, test rows a task; rounds
 """
 
 from __future__ import annotations
@@ -223,16 +223,20 @@ def compared(order: str, train_rows: int, test_rows: int, rounds: int) -> dict[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", nargs="+", default=["240:96"])
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=["240:96:2", "1000:100:1"],
+        help="train rows and test rows a task, rounds",
+    )
     parser.add_argument("--order", default="standard1")
-    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     started_on = machine()
     # Both sides find the libraries' files in the system's cache.
     command("-c", "import kif_lightning.launch, peft, transformers.trainer")
     sizes = [tuple(map(int, setting.split(":"))) for setting in options.settings]
-    entries = [compared(options.order, train, test, options.rounds) for train, test in sizes]
+    entries = [compared(options.order, train, test, rounds) for train, test, rounds in sizes]
     for line in entries:
         print(
             json.dumps(
