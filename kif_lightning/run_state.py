@@ -114,13 +114,15 @@ def require_same_data(
 
 
 class RunFolder:
-    """Reads and writes one run's folder; every write is atomic, the state's pointer comes last.
+    """Reads and writes one run's folder.
 
+    Every file but one takes the place of the old one once it is whole; the pointer comes last.
     ``state/latest.json`` points to the parts of the last learnt task and, within the next one, to
     the last checkpoint; ``state/previous.json`` to the state before, whose files stay as well, and
     ``state/earlier.json`` to the last one with other parts. What can change no more (a finished
-    task's scores and cost) is appended once to ``state/finished.jsonl``; each pointer says how much
-    of it is its own. So a save costs the same after 200 tasks as after one. Only the first rank
+    task's scores and cost) is appended once to ``state/finished.jsonl``, in place, before a pointer
+    names it; each pointer says how many of its bytes are its own, with their CRC-32. So a save
+    costs the same after 200 tasks as after one, and all states need this file. Only the first rank
     writes.
 
     Args:

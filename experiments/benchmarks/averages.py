@@ -18,8 +18,8 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from lightning.pytorch import Trainer, seed_everything
+from our_side import composed
 from torch import Tensor
 
 from kif_lightning.assembly import build_parts
@@ -27,7 +27,6 @@ from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker, classify, lora_rank_units, matrix_units, min_max
 from kif_lightning.module import ContinualModule
-from kif_lightning.paths import conf_dir
 
 SMOOTHING = (0.85, 0.99)
 """The default, and the slowest that averages in bfloat16 may have."""
@@ -54,9 +53,8 @@ class SideBySide:
 
 def train(task: str, epochs: int) -> tuple[SideBySide, dict[str, Tensor]]:
     """The trackers after the task, and the weights that they watched."""
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        overrides = ["backbone=t5_nano", "benchmark=long_sequence_mini", "method=kif"]
-        config = compose("config", overrides=[*overrides, f"benchmark.order=[{task}]"])
+    overrides = ("backbone=t5_nano", "benchmark=long_sequence_mini", "method=kif")
+    config = composed(*overrides, f"benchmark.order=[{task}]")
     parts = build_parts(config)
     seed_everything(config.seed, verbose=False)
     model = parts.adapter.attach(parts.backbone.load_model(), parts.backbone)

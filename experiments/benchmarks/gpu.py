@@ -25,24 +25,19 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from our_side import LLAMA_SHAPES, random_model
 from peft import LoraConfig
 from side_by_side import entry, machine, spread, timed, write_result
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-    get_scheduler,
-)
+from transformers import get_scheduler
 
 from kif_lightning.adapters import PeftAdapter
 from kif_lightning.backbones import DecoderBackbone, Seq2SeqBackbone, bundled_folder
 from kif_lightning.backbones.decoding import answer_ids
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Example, Row, Task
+from kif_lightning.interfaces import Batch, Example, Row, Task
 from kif_lightning.kif import ImportanceTracker
 from kif_lightning.mixed_precision import drop_casts_, keep_casts_
 from kif_lightning.module import ContinualModule
@@ -59,6 +54,13 @@ PEAKS = {
 }
 """Part of a device's name -> FLOP/s; the first that fits counts."""
 WARM_UP = 3
+TINY: dict[str, dict[str, int]] = {
+    "t5_large": {"d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2, "num_heads": 4},
+    "llama_7b": {
+        "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    },
+}  # fmt: skip
 
 
 class Tasks:
@@ -75,11 +77,18 @@ class Tasks:
 
 
 class StepSeconds(Callback):
-    """Of every optimizer step but the first ones."""
+    """Of every optimizer step but the first ones; every batch must be of the size asked for."""
 
-    def __init__(self, device: str) -> None:
-        self.device, self._before = device, 0.0
+    def __init__(self, device: str, size: tuple[int, int]) -> None:
+        self.device, self.size, self._before = device, size, 0.0
         self.seconds: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Batch, *_: Any) -> None:
+        size = tuple(batch["inputs"]["input_ids"].shape)
+        if size != self.size:
+            raise RuntimeError(
+                f"A batch has {size} (rows, tokens) where {self.size} are asked for."
+            )
 
     def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
         if self.device == "cuda":
@@ -90,38 +99,23 @@ class StepSeconds(Callback):
         self._before = now
 
 
-def config(shape: str, tiny: bool) -> Any:
-    if shape == "llama_7b":
-        width, inner, layers, heads = (64, 128, 2, 4) if tiny else (4096, 11008, 32, 32)
-        return LlamaConfig(
-            vocab_size=32000, hidden_size=width, intermediate_size=inner, num_hidden_layers=layers,
-            num_attention_heads=heads, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-        )  # fmt: skip
-    width, inner, layers, heads = (64, 128, 2, 4) if tiny else (1024, 4096, 24, 16)
-    return T5Config(  # type: ignore[call-arg]
-        vocab_size=32128, d_model=width, d_kv=width // heads, d_ff=inner, num_layers=layers,
-        num_heads=heads, decoder_start_token_id=0, pad_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-
-
 class Learner:
     """A model with LoRA, its data, and a module with or without importance."""
 
     def __init__(self, shape: str, arguments: argparse.Namespace) -> None:
         self.arguments, self.device = arguments, arguments.device
-        decoder = shape == "llama_7b"
+        self.decoder = decoder = shape in LLAMA_SHAPES
         kind: Any = DecoderBackbone if decoder else Seq2SeqBackbone
         # Only for its padding: rows are random tokens, encoded here.
         self.backbone = kind(name=shape, hub_name=shape, path=str(bundled_folder("t5_nano")))
-        self.backbone.encode = self.example
-        made: Any = LlamaForCausalLM if decoder else T5ForConditionalGeneration
+        self.backbone.encode_rows = self.examples
         dtype = torch.bfloat16 if decoder else torch.float32
         torch.manual_seed(0)
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
             with torch.device(self.device):
-                base: nn.Module = made(config(shape, arguments.tiny))
+                base: nn.Module = random_model(shape, **(TINY[shape] if arguments.tiny else {}))
         finally:
             torch.set_default_dtype(before)
         targets = ["q_proj", "v_proj"] if decoder else ["q", "v"]
@@ -138,7 +132,11 @@ class Learner:
             seed=1,
         )
 
-    def example(self, row: Row, max_target_tokens: int | None = None) -> Example:
+    def examples(self, rows: Sequence[Row], max_target_tokens: int | None = None) -> list[Example]:
+        """In place of the backbone's own."""
+        return [self.example(row) for row in rows]
+
+    def example(self, row: Row) -> Example:
         """Random tokens, the same for the same row."""
         draw = torch.Generator().manual_seed(int(row.id or 0))
 
@@ -158,7 +156,8 @@ class Learner:
             identification=Identification(tracker=ImportanceTracker()) if importance else None,
         )
         module.begin_task(self.adapter.trainable(self.model), 0)
-        clock = StepSeconds(self.device)
+        tokens = self.arguments.source + (self.arguments.target if self.decoder else 0)
+        clock = StepSeconds(self.device, (self.arguments.rows, tokens))
         accelerator: Literal["gpu", "cpu"] = "gpu" if self.device == "cuda" else "cpu"
         Trainer(
             accelerator=accelerator, devices=1, precision="bf16-mixed", max_epochs=1,
@@ -172,7 +171,7 @@ class Learner:
         """Of a forward and a backward pass."""
         batch = next(self.data.sample_batches(1, "flops"))
         rows = self.data.task.train[: self.arguments.rows]
-        inputs = self.backbone.training_batch([self.example(row) for row in rows])
+        inputs = self.backbone.training_batch(self.examples(rows))
         batch["inputs"] = {name: tensor.to(self.device) for name, tensor in inputs.items()}
         with FlopCounterMode(display=False) as counter:
             with torch.autocast(self.device, torch.bfloat16):
@@ -185,7 +184,7 @@ class Learner:
         """New tokens per second of a batch, end tokens ignored."""
         arguments = self.arguments
         rows = self.data.task.train[: arguments.generated_rows]
-        batch = self.backbone.generation_batch([self.example(row) for row in rows])
+        batch = self.backbone.generation_batch(self.examples(rows))
         settings: dict[str, Any] = {
             "input_ids": batch["input_ids"].to(self.device),
             "attention_mask": batch["attention_mask"].to(self.device),

@@ -1,7 +1,7 @@
 """What the benchmarks share: variants timed in turn in one run, ratios with their spread, the JSON.
 
 A ratio is taken within a round, in which every variant ran once under the same load; what is told
-is the median over the rounds with the smallest and the largest.
+is the median over the rounds with the smallest and the largest, or the value alone of one round.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from time import perf_counter
 from typing import Any
 
 import torch
+
+import kif_lightning
+from kif_lightning.reporting.stamp import commit
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -69,11 +72,12 @@ def entry(
     """One line of the table: a measured value (median, min, max) beside its target, if it has one.
 
     Args:
-        what: the claim in words.
+        what: the claim in words; of a ratio they say which side is better where it is large:
+            "A is x times as fast as B", or "seconds of A as a share of B's".
         value: as :func:`ratio` or :func:`spread` gives it.
         at_least: target for the median.
         at_most: target for the median.
-        unit: of the value: ``x``, ``%``, ``s``.
+        unit: of the value: ``x`` (a ratio), ``%``, ``s``.
         details: whatever else is worth keeping.
     """
     met = None
@@ -86,8 +90,10 @@ def entry(
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on, without names of its owner."""
+    """What it was measured on, without names of its owner, and what was measured."""
     return {
+        "kif_lightning": kif_lightning.__version__,
+        "commit": commit(apart_from=RESULTS),
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
@@ -143,11 +149,15 @@ def write_result(
 
 def describe(line: Mapping[str, Any]) -> str:
     """An entry in words."""
-    value, unit = line["value"], line["unit"]
-    told = (
-        f"{line['what']}: {value['median']:.3g} {unit} ({value['min']:.3g} to {value['max']:.3g})"
-    )
-    return f"{told}{_verdict(line)}"
+    return f"{line['what']}: {measured(line, '{:.3g}'.format)}{_verdict(line)}"
+
+
+def measured(line: Mapping[str, Any], number: Callable[[float], str]) -> str:
+    """Median with its unit and, of several rounds, the smallest and the largest value."""
+    value = line["value"]
+    median, least, most = (number(value[key]) for key in ("median", "min", "max"))
+    around = "" if value["min"] == value["max"] else f" ({least} to {most})"
+    return f"{median} {line['unit']}{around}"
 
 
 def _verdict(line: Mapping[str, Any]) -> str:

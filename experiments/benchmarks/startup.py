@@ -1,8 +1,9 @@
 """Seconds from the command to the first training step of the bundled demo, and of ``--help``.
 
-Every measurement is a process of its own, as a user starts it. The demo is killed at its first
-optimizer step, which a hook around ``ContinualModule.on_before_optimizer_step`` tells. Files are in
-the system's cache after a first round that is not counted.
+Every measurement is a process of its own, as a user starts it. The demo is killed within its first
+optimizer step, as soon as ``ContinualModule.on_before_optimizer_step`` has run: the gradients are
+there and the importance is updated, the weights are not yet. Files are in the system's cache after
+a first round that is not counted.
 
     python experiments/benchmarks/startup.py
 """
@@ -50,7 +51,7 @@ runpy.run_module("kif_lightning", run_name="__main__", alter_sys=True)
 
 
 def to_first_step(overrides: Sequence[str] = DEMO) -> float:
-    """Seconds from the process' start until its first optimizer step begins."""
+    """Seconds from the process' start until the hook before its first optimizer step has run."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-c", WATCHED, *overrides, f"run_dir={folder}/run"]
         started = perf_counter()
@@ -104,12 +105,15 @@ def main() -> None:
     )
     entries = [
         entry(
-            "from the command to the first training step of the bundled demo",
+            "seconds from the command to the first training step of the bundled demo",
             spread(seconds["demo"]),
             at_most=12,
             unit="s",
         ),
-        *(entry(f"{name} --help", spread(seconds[name]), at_most=3, unit="s") for name in HELP),
+        *(
+            entry(f"seconds of {name} --help", spread(seconds[name]), at_most=3, unit="s")
+            for name in HELP
+        ),
     ]
     write_result(
         "startup",

@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from side_by_side import RESULTS
+from side_by_side import RESULTS, measured
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- end benchmarks -->"
-SAME_MACHINE = ("processor", "cores", "threads", "gpu", "python", "torch")
-"""Two results stand side by side if these agree."""
 
 
 def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
@@ -28,49 +26,51 @@ def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """The table, after a line on the machine that most was measured on, before the others."""
-    machines = [_machine(result["machine"]) for result in results]
-    usual = Counter(machines).most_common(1)[0][0] if machines else ""
-    others = list(dict.fromkeys(machine for machine in machines if machine != usual))
-    lines = [
-        *(
-            [f"Measured on {usual}; median (smallest to largest) of the rounds.", ""]
-            if usual
-            else []
-        ),
-        "| what | measured | target | met |",
-        "| --- | --- | --- | --- |",
-    ]
-    for result, machine in zip(results, machines, strict=True):
-        mark = "" if machine == usual else f" [{others.index(machine) + 1}]"
+    """The table, after lines on where, of which commit and when most of it was measured.
+
+    What was measured elsewhere, of another commit or on another day is marked, and told below.
+    """
+    places = [_circumstances(result) for result in results]
+    usual = Counter(places).most_common(1)[0][0] if places else ()
+    others = list(dict.fromkeys(place for place in places if place != usual))
+    lines = ["| what | measured | target | met |", "| --- | --- | --- | --- |"]
+    for result, place in zip(results, places, strict=True):
+        mark = "" if place == usual else f" [{others.index(place) + 1}]"
         lines += [_row(line, mark) for line in result["entries"]]
-    if others:
-        notes = (
-            f"[{place}] Measured on another machine: {m}." for place, m in enumerate(others, 1)
-        )
-        lines += ["", *notes]
-    return "\n".join(lines)
+    if not usual:
+        return "\n".join(lines)
+    machine, commit, day = usual
+    head = [
+        f"Measured on {machine}; median (smallest to largest) of the rounds, or the value of one.",
+        f"Commit {commit}, {day}.",
+    ]
+    notes = []
+    for number, place in enumerate(others, 1):
+        differing = (one for one, most in zip(place, usual, strict=True) if one != most)
+        notes.append(f"[{number}] Measured otherwise: {'; '.join(differing)}.")
+    return "\n".join([*head, "", *lines, *([""] if notes else []), *notes])
 
 
-def _machine(machine: Mapping[str, Any]) -> str:
-    known = {key: machine.get(key) for key in SAME_MACHINE}
-    gpu = f", {known['gpu']}" if known["gpu"] else ""
-    return (
-        f"{known['processor']}, {known['cores']} cores, {known['threads']} threads{gpu}, Python "
-        f"{known['python']}, torch {known['torch']}"
+def _circumstances(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Machine, commit and day: two results stand side by side if these agree."""
+    machine = result["machine"]
+    gpu = f", {machine['gpu']}" if machine["gpu"] else ""
+    told = (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads{gpu}, "
+        f"Python {machine['python']}, torch {machine['torch']}"
     )
+    head, changes, _ = (machine.get("commit") or "unknown").partition("+")
+    return told, f"{head[:9]}{' with changes' if changes else ''}", result["measured"][:10]
 
 
 def _row(line: Mapping[str, Any], mark: str) -> str:
-    value, unit = line["value"], line["unit"]
-    median, least, most = (_number(value[key]) for key in ("median", "min", "max"))
     target = ""
     for key, sign in (("at_least", "≥"), ("at_most", "≤")):
         if line.get(key) is not None:
-            target = f"{sign} {_number(line[key])} {unit}"
+            target = f"{sign} {_number(line[key])} {line['unit']}"
     met = {True: "yes", False: "MISSED", None: ""}[line["met"]]
     what = line["what"].replace("|", "\\|")
-    return f"| {what}{mark} | {median} {unit} ({least} to {most}) | {target} | {met} |"
+    return f"| {what}{mark} | {measured(line, _number)} | {target} | {met} |"
 
 
 def _number(value: float) -> str:

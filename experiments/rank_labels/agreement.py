@@ -14,10 +14,8 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from time import perf_counter
 from typing import Any, get_args
 
-from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning import launch
@@ -32,32 +30,12 @@ NOT_STORED: dict[str, Any] = {
     "resume": "latest",
     "checkpoint": {"every_steps": None, "every_minutes": None},
     "logger": None,
-    "evaluation": {"decode": WAYS[0]},
 }
-"""What a run folder's config.yaml leaves out, or did in earlier versions."""
+"""What a run folder's config.yaml leaves out."""
 HEADER = (
     *("task", "labels", "rows", "agree %", "generated %", "ranked %"),
-    *(
-        "no label",
-        "another label",
-        "right: generated / ranked / neither",
-        "s generated",
-        "s ranked",
-    ),
+    *("no label", "another label", "right: generated / ranked / neither"),
 )
-
-
-class BatchSeconds(Callback):
-    """Time of all test batches, without the Trainer's own start."""
-
-    def __init__(self) -> None:
-        self.total = self._started = 0.0
-
-    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        self._started = perf_counter()
-
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        self.total += perf_counter() - self._started
 
 
 def finished(run: Path) -> StreamRunner:
@@ -76,18 +54,17 @@ def finished(run: Path) -> StreamRunner:
     return runner
 
 
-def answers(runner: StreamRunner, index: int, way: Decode) -> tuple[list[str], float]:
-    """Of a task's test rows, and the seconds of their batches."""
+def answers(runner: StreamRunner, index: int, way: Decode) -> list[str]:
+    """Of a task's test rows."""
     runner.data.decode = way
     runner.module.begin_evaluation(
         1, lambda _: runner.parts.adapter.use_task(runner.module.model, index)
     )
-    clock = BatchSeconds()
-    trainer = runner.new_trainer([clock], training=False)
+    trainer = runner.new_trainer([], training=False)
     loaders = runner.data.evaluation_dataloaders([index])
     trainer.test(runner.module, dataloaders=loaders, verbose=False)
     found = runner.module.answers[0]
-    return [found[row] for row in range(len(found))], clock.total
+    return [found[row] for row in range(len(found))]
 
 
 def row_scores(runner: StreamRunner, task: Task, texts: list[str], wanted: list[str]) -> list[bool]:
@@ -98,10 +75,9 @@ def row_scores(runner: StreamRunner, task: Task, texts: list[str], wanted: list[
 
 
 def compared(runner: StreamRunner, index: int) -> dict[str, Any]:
-    """One task: agreement, both scores, both times, kinds of disagreement."""
+    """One task: agreement, both scores, kinds of disagreement."""
     task = runner.tasks[index]
-    answers(runner, index, WAYS[1])  # tokenises, fills allocators
-    (generated, slow), (ranked, fast) = [answers(runner, index, way) for way in WAYS]
+    generated, ranked = [answers(runner, index, way) for way in WAYS]
     wanted = [row.output for row in task.test]
     right = [row_scores(runner, task, texts, wanted) for texts in (generated, ranked)]
     agree = row_scores(runner, task, generated, ranked)
@@ -126,8 +102,6 @@ def compared(runner: StreamRunner, index: int) -> dict[str, Any]:
             "right_neither": sum(not right[0][row] and not right[1][row] for row in apart),
         },
         "no_label_examples": list(dict.fromkeys(no_label))[:5],
-        "seconds_generated": slow,
-        "seconds_ranked": fast,
     }
 
 
@@ -141,7 +115,6 @@ def table_row(found: dict[str, Any]) -> list[str]:
         *(f"{found[f'{key}_percent']:.1f}" for key in ("agree", "generated", "ranked")),
         *(str(apart[f"generated_{kind}"]) for kind in ("no_label", "another_label")),
         " / ".join(map(str, rights)),
-        *(f"{found[f'seconds_{way}']:.2f}" for way in ("generated", "ranked")),
     ]
 
 

@@ -33,15 +33,20 @@ def device(accelerator: str) -> str:
     return f"{accelerator} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def commit() -> str | None:
-    """The checkout's commit, or None for an installed package or without git."""
+def commit(*, apart_from: Path | None = None) -> str | None:
+    """The checkout's commit, or None for an installed package or without git.
+
+    Args:
+        apart_from: a folder in it whose changes do not count.
+    """
     root = Path(kif_lightning.__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     head = _git(root, "rev-parse", "HEAD")
     if head is None:
         return None
-    return head + ("+changes" if _git(root, "status", "--porcelain") else "")
+    but = [] if apart_from is None else [":(top)", f":(exclude){apart_from.resolve()}"]
+    return head + ("+changes" if _git(root, "status", "--porcelain", "--", *but) else "")
 
 
 def _git(root: Path, *arguments: str) -> str | None:

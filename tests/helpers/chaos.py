@@ -21,6 +21,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -454,6 +455,7 @@ def unfinished(folder: Path) -> list[Path]:
 def unreadable(folder: Path) -> list[str]:
     """Files that cannot be read whole, but for those under a temporary name."""
     readers: dict[str, Callable[[Path], Any]] = {
+        "finished.jsonl": _finished,
         ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
         ".jsonl": lambda path: [json.loads(s) for s in _lines(path.read_text(encoding="utf-8"))],
         ".yaml": lambda path: _mapping(yaml.safe_load(path.read_text(encoding="utf-8"))),
@@ -462,13 +464,28 @@ def unreadable(folder: Path) -> list[str]:
     found = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if path.suffix not in readers or any(part.endswith(".tmp") for part in inside.parts):
+        reader = readers.get(path.name) or readers.get(path.suffix)
+        if reader is None or any(part.endswith(".tmp") for part in inside.parts):
             continue
         try:
-            readers[path.suffix](path)
+            reader(path)
         except Exception as error:
             found.append(f"{inside} ({type(error).__name__})")
     return found
+
+
+def _finished(path: Path) -> None:
+    """What the latest pointer names of it; a kill may leave half a record after that."""
+    pointer = path.with_name("latest.json")
+    if not pointer.is_file():
+        return
+    named = json.loads(pointer.read_text(encoding="utf-8"))["run"]["finished"]
+    with path.open("rb") as file:
+        written = file.read(named["bytes"])
+    if len(written) < named["bytes"] or zlib.crc32(written) != named["crc32"]:
+        raise ValueError("not what was written")
+    for line in written.splitlines():
+        json.loads(line)
 
 
 def _lines(text: str) -> list[str]:

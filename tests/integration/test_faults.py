@@ -30,7 +30,7 @@ from kif_lightning import launch, storage
 from kif_lightning.callbacks.replay import FusionWithReplay
 from kif_lightning.interfaces import LossContext
 from kif_lightning.module import ContinualModule
-from kif_lightning.run_state import RunFolder
+from kif_lightning.run_state import RunFolder, RunState
 from kif_lightning.runner import StreamRunner
 from tests.helpers.chaos import differences, unreadable
 from tests.helpers.fits import PenaltyBase
@@ -498,3 +498,14 @@ def test_a_checkpoint_is_small_and_holds_no_frozen_weight_and_no_pickle(
 
     monkeypatch.setattr(torch, "load", refuse)
     assert status(again()) == 0
+
+
+def test_of_the_finished_tasks_the_judge_reads_what_the_pointer_names(tmp_path: Path) -> None:
+    folder, path = RunFolder(tmp_path), tmp_path / "state" / "finished.jsonl"
+    folder.save(RunState(num_tasks=1, data_sha256={"colour": {"train": "abc"}}))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"phase": {"na')  # killed while it was appended
+    assert unreadable(tmp_path) == []
+    for damaged in (whole[:-1], whole.replace(b"abc", b"abd")):
+        path.write_bytes(damaged)
+        assert unreadable(tmp_path) == ["state/finished.jsonl (ValueError)"]
