@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from kif_lightning.adapters import FullAdapter, PeftAdapter
 from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, SelectBestStep
 from kif_lightning.callbacks.checkpoint import check_cadence
+from kif_lightning.datamodule import LengthGrouping
 from kif_lightning.errors import (
     UserError,
     collecting_errors,
@@ -28,6 +29,7 @@ from kif_lightning.interfaces import (
     Adapter,
     Backbone,
     Benchmark,
+    Decode,
     EvaluationMatrix,
     HasNeeds,
     Memory,
@@ -42,6 +44,8 @@ from kif_lightning.sharding import SHARDED, check_strategy
 
 PRECISIONS = (None, "32-true", "bf16-mixed")
 """Of evaluation; None: as in training."""
+KEEP_FLOAT32 = ("32-true", "bf16-mixed", "16-mixed")
+"""Precisions of training that leave the weights in float32, for an evaluation in another."""
 KNOW_SHARDS = (
     *(FullAdapter, PeftAdapter, MemoryRehearsal),
     *(KnowledgeFusion, FusionWithReplay, SelectBestStep),
@@ -138,13 +142,11 @@ def build_parts(config: DictConfig) -> Parts:
     cadence = config.checkpoint
     collect.attempt(lambda: check_cadence(cadence.every_steps, cadence.every_minutes))
     collect.attempt(lambda: require_choice("resume", config.resume, ("latest", "previous")))
-    matrix = config.evaluation.matrix
-    collect.attempt(lambda: require_choice("evaluation.matrix", matrix, get_args(EvaluationMatrix)))
+    collect.attempt(lambda: _check_plain_settings(config))
     method, strategy = config.method, config.trainer.get("strategy", "auto")
     precision = fixed(config, "precision", config.trainer.get("precision"))
     collect.attempt(lambda: check_strategy(strategy, precision))
-    in_evaluation = config.evaluation.precision
-    collect.attempt(lambda: require_choice("evaluation.precision", in_evaluation, PRECISIONS))
+    collect.attempt(lambda: _check_evaluation_precision(config.evaluation.precision, precision))
     parts = Parts(
         benchmark=collect.part(config.benchmark),
         backbone=collect.part(_with_truncation(config)),
@@ -181,6 +183,27 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
     return parts
+
+
+def _check_plain_settings(config: DictConfig) -> None:
+    """Those of which no part is made."""
+    evaluation, optim = config.evaluation, config.optim
+    require_choice("evaluation.matrix", evaluation.matrix, get_args(EvaluationMatrix))
+    require_choice("evaluation.decode", evaluation.decode, get_args(Decode))
+    require_count("evaluation.batch_size", evaluation.batch_size)
+    if evaluation.batch_tokens is not None:
+        require_count("evaluation.batch_tokens", evaluation.batch_tokens)
+    require_choice("optim.length_grouping", optim.length_grouping, get_args(LengthGrouping))
+    require_choice("optim.fused", optim.fused, (None, True, False))
+
+
+def _check_evaluation_precision(asked: str | None, training: Any) -> None:
+    require_choice("evaluation.precision", asked, PRECISIONS)
+    if asked is not None and training not in KEEP_FLOAT32:
+        raise UserError(
+            f"evaluation.precision={asked} needs trainer.precision={' or '.join(KEEP_FLOAT32)}, "
+            f"which keep the weights in float32, got {training}: set evaluation.precision=null."
+        )
 
 
 def fixed(config: DictConfig, key: str, default: Any) -> Any:

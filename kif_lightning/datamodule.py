@@ -20,7 +20,6 @@ from kif_lightning.seeding import generator
 from kif_lightning.tokenised import TokenisedRows, tokenised
 
 LengthGrouping = Literal["none", "within_step", "across_steps"]
-LENGTH_GROUPINGS = ("none", "within_step", "across_steps")
 PASS_OVERHEAD = {"cpu": 128}
 """What a forward and backward pass costs beside its tokens, in tokens, by the device's type.
 
@@ -30,8 +29,6 @@ ELSEWHERE = 4096
 """On an accelerator, which takes hardly longer for thousands of tokens than for one."""
 WINDOW_STEPS = 50
 """With ``across_steps``: so many steps' rows, drawn at random, are dealt out by length."""
-
-RANK_LABELS: Literal["rank_labels"] = "rank_labels"
 
 
 @dataclass(frozen=True)
@@ -57,8 +54,9 @@ class StepPlan(Sampler[MicroBatch]):
 
     Args:
         answer_tokens: of each row.
-        lengths: tokens of each row, to group by; None: rows come as they are drawn.
-        across_steps: rows of similar length meet in a step, not only in a micro-batch of it.
+        lengths: tokens of each row, to group by: rows of similar length meet in a micro-batch of
+            their step, where a process has several. None: rows come as they are drawn.
+        across_steps: they meet in a step too.
         batch_size: rows of a step.
         micro_batch_size: rows of a micro-batch.
         seed: of the row order.
@@ -112,8 +110,8 @@ class StepPlan(Sampler[MicroBatch]):
             order[: full * size] = self._by_length(order[: full * size], lengths, draw)
         for start in range(0, len(order), size):
             rows = order[start : start + size]
-            if lengths is not None and len(rows) > self.micro_batch_size:
-                # Also evens out what the processes have to do: they take micro-batches in turn.
+            # With one micro-batch a process, one would have the short rows and another the long.
+            if lengths is not None and len(rows) > self.micro_batch_size * self.world_size:
                 rows.sort(key=lengths.__getitem__)
             yield rows
 
@@ -199,7 +197,7 @@ class _TrainingBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, backbone: Backbone, examples: Sequence[Example], pass_overhead: int | None = None
+        self, backbone: Backbone, examples: TokenisedRows, pass_overhead: int | None = None
     ) -> None:
         self.backbone = backbone
         self.examples = examples
@@ -233,21 +231,22 @@ class _TrainingBatches(Dataset[Batch]):
 def length_groups(lengths: Sequence[int], overhead: int) -> list[list[int]]:
     """Places of rows in groups of similar length; each group keeps their order.
 
-    Of all partitions the one with the least ``sum over groups of (rows x longest + overhead)``.
+    Of all partitions the one with the least ``sum over groups of (rows x longest + overhead)``;
+    equal lengths are never parted.
 
     Args:
         lengths: tokens of each row.
         overhead: tokens that a group costs beside its own.
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    best: list[tuple[int, int]] = [(0, 0)]
+    best = {0: (0, 0)}
     """Of so many shortest rows: the least cost, and where the last group begins."""
-    for end in range(1, len(order) + 1):
-        width = lengths[order[end - 1]]
-        costs = ((best[start][0] + (end - start) * width, start) for start in range(end))
-        cost, start = min(costs)
-        best.append((cost + overhead, start))
-    groups, end = [], len(order)
+    end = 0
+    for width, equal in itertools.groupby(lengths[row] for row in order):
+        end += sum(1 for _ in equal)
+        cost, start = min((best[start][0] + (end - start) * width, start) for start in best)
+        best[end] = (cost + overhead, start)
+    groups = []
     while end > 0:
         start = best[end][1]
         groups.append(sorted(order[start:end]))
@@ -320,8 +319,10 @@ class ContinualDataModule(LightningDataModule):
         batch_size: rows of an optimizer step, of all processes together.
         micro_batch_size: rows of a forward pass; None: each process's share of ``batch_size``.
         length_grouping: ``within_step``: the same rows a step, but those of similar length go
-            through the model together, where that saves more than a pass costs; ``across_steps``:
-            rows of similar length meet in a step; ``none``: padded as they are drawn.
+            through the model together, where that saves more than a pass costs: for a loss that is
+            a mean over the step's tokens the same gradient, up to rounding and to other draws of
+            dropout; ``across_steps``: rows of similar length meet in a step; ``none``: padded as
+            they are drawn.
         pass_overhead: what a forward and backward pass costs beside its tokens, in tokens; None:
             the rows of a micro-batch are never parted.
         evaluation_batch_size: prompts generated for together, at most.
@@ -364,7 +365,7 @@ class ContinualDataModule(LightningDataModule):
         require_count("optim.batch_size", batch_size)
         if micro_batch_size is not None:
             require_count("optim.micro_batch_size", micro_batch_size)
-        require_choice("optim.length_grouping", length_grouping, LENGTH_GROUPINGS)
+        require_choice("optim.length_grouping", length_grouping, get_args(LengthGrouping))
         require_count("evaluation.batch_size", evaluation_batch_size)
         if evaluation_batch_tokens is not None:
             require_count("evaluation.batch_tokens", evaluation_batch_tokens)
@@ -601,8 +602,12 @@ class ContinualDataModule(LightningDataModule):
 
     def _evaluation_batches(self, task: Task) -> _EvaluationBatches:
         ranked: dict[str, Any] = {}
-        if self.decode_of(task) == RANK_LABELS:
-            ranked = {"labels": task.labels, "label_ids": self.label_ids(task)}
+        if self.decode_of(task) == "rank_labels":
+            # Long labels may be equal once they are cut: the first of them answers.
+            first: dict[tuple[int, ...], str] = {}
+            for label, ids in zip(task.labels, self.label_ids(task), strict=True):
+                first.setdefault(tuple(ids), label)
+            ranked = {"labels": tuple(first.values()), "label_ids": [*map(list, first)]}
         return _EvaluationBatches(
             self.backbone,
             self.test_examples(task),

@@ -138,8 +138,11 @@ class Backbone(Protocol):
     ) -> list[Example]:
         """What :meth:`encode` gives for each row, in a few calls of the tokenizer."""
 
-    def encoding_fingerprint(self) -> str:
-        """Of everything beside a row that decides what :meth:`encode` gives: limits, vocabulary."""
+    def encoding_fingerprint(self) -> str | None:
+        """Of everything beside a row that decides what :meth:`encode` gives: limits, vocabulary.
+
+        None: it cannot be told.
+        """
 
     def training_batch(self, examples: Sequence[Example]) -> Batch:
         """Pad and stack for :meth:`answer_logits`."""
@@ -168,6 +171,9 @@ class Backbone(Protocol):
 
     def protocol(self) -> dict[str, Any]:
         """What decides the prompt's tokens and the decoding, for the stamp."""
+
+    def computation(self, model: nn.Module) -> dict[str, Any]:
+        """How the adapted model computes (its weights' dtype, its attention), for the stamp."""
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer beside saved weights."""
@@ -205,7 +211,7 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LossContext:
-    """What a penalty may look at in one micro-batch."""
+    """What a penalty may look at in one pass: a micro-batch, or a part of one that is parted."""
 
     parameters: Parameters
     model: nn.Module
@@ -217,6 +223,7 @@ class LossContext:
     step_tokens: int
     """Target tokens of the whole optimizer step."""
     step_micro_batches: int
+    """Of the optimizer step, times the parts of this one: shares of 1 over it add up to 1."""
     step_rows: int
 
 
@@ -233,7 +240,8 @@ class LearntTask(Protocol):
 class Penalty(Protocol):
     """A term added to the loss once per optimizer step.
 
-    It is called for every micro-batch and counts ``1 / step_micro_batches`` each time.
+    It is called for every micro-batch, or for each part of one that is parted, and counts
+    ``1 / step_micro_batches`` each time.
     """
 
     def __call__(self, context: LossContext) -> Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from inspect import signature
+from inspect import Parameter, signature
 from math import isfinite
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -57,13 +58,14 @@ class ContinualModule(LightningModule):
         lr_factor: the method's share of the optimizer's learning rate: full fine-tuning needs less
             than LoRA, prompts more.
         fused: whether the optimizer updates all weights in one kernel, as torch's can; None: if it
-            has the choice, from ``FUSED_FROM`` weights on and without a loss scale.
+            has the choice, from ``FUSED_FROM`` weights on, without a loss scale, and not where
+            mixed precision meets clipping.
         max_skipped_in_a_row: that many optimizer steps without a finite loss and gradient stop the
             run; single ones are skipped whole and counted.
 
     Raises:
         UserError: in training, when non-finite losses or gradients persist; an unknown loss mean;
-            a fused optimizer that there is not, or with a loss scale.
+            a fused optimizer that there is not, or with what it does not go with.
     """
 
     def __init__(
@@ -175,7 +177,9 @@ class ContinualModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """The injected optimizer and schedule over the trainable weights."""
         fused = self.uses_fused(self.trainer)
-        options = {} if fused is None else {"fused": fused}
+        # fused=False would keep torch from its own choice, which on a GPU is a fast one too.
+        asked = fused is not None and self.fused is not None
+        options = {"fused": fused} if fused or asked else {}
         optimizer = self.optimizer_factory(list(self.trainable_parameters.values()), **options)
         for group in optimizer.param_groups:
             group["lr"] *= self.lr_factor
@@ -212,8 +216,8 @@ class ContinualModule(LightningModule):
         Raises:
             UserError: a fused one is asked for where it cannot be had.
         """
-        choice = signature(self.optimizer_factory).parameters.get("fused")
-        if choice is None:
+        choices = signature(self.optimizer_factory).parameters
+        if "fused" not in choices:
             if self.fused:
                 raise UserError(
                     "optim.fused=true needs an optimizer with an argument 'fused' (such as "
@@ -221,17 +225,32 @@ class ContinualModule(LightningModule):
                 )
             return None
         # What the optimizer's own settings say comes before the number of weights.
-        preset = None if choice.default is choice.empty else choice.default
-        asked = preset if self.fused is None else self.fused
-        # Lightning gives a fused optimizer scaled gradients: importance and clipping would be off.
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if asked and scaled:
+        preset = {
+            name: choices[name].default
+            for name in ("fused", "foreach")
+            if name in choices and choices[name].default not in (None, Parameter.empty)
+        }
+        asked = preset.get("fused") if self.fused is None else self.fused
+        plugin = trainer.precision_plugin
+        conflicts = {
+            # Lightning gives a fused one scaled gradients: importance and clipping would be off.
+            "a loss scale (trainer.precision=16-mixed)": getattr(plugin, "scaler", None)
+            is not None,
+            # And in mixed precision it refuses to clip them, scaled or not.
+            "optim.gradient_clip in mixed precision": (
+                isinstance(plugin, MixedPrecision) and bool(trainer.gradient_clip_val)
+            ),
+            "foreach=true among its settings": bool(preset.get("foreach")),
+        }
+        found = [what for what, there in conflicts.items() if there]
+        if asked and found:
             raise UserError(
-                "A fused optimizer does not go with the loss scale of trainer.precision=16-mixed, "
-                "got optim.fused=true: set optim.fused=null, or use trainer.precision=bf16-mixed."
+                f"A fused optimizer does not go with {found[0]}, got optim.fused=true: set "
+                "optim.fused=null, or do without the other."
             )
         if asked is None:
-            return not scaled and count_weights(self.trainable_parameters) >= FUSED_FROM
+            many = count_weights(self.trainable_parameters) >= FUSED_FROM
+            return many and not found and "foreach" not in preset
         return bool(asked)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -54,12 +54,13 @@ def protocol_stamp(
     selection: dict[str, Any] | None,
     decode: dict[str, Decode],
     fused: bool,
+    computation: dict[str, Any],
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers.
 
     ``device`` is the type that trained, ``selection`` says by which rows steps were selected,
     ``decode`` how each task was answered, ``fused`` whether the optimizer was a fused one (which,
-    like the device, changes roundings).
+    like the device, changes roundings), ``computation`` how the backbone's model computes.
     """
     tasks = parts.benchmark.tasks
     trainer = {key: options.trainer[key] for key in ("precision",) if key in options.trainer}
@@ -73,6 +74,7 @@ def protocol_stamp(
         "metrics": {task.name: task.metric for task in tasks},
         "backbone": parts.backbone.name,
         "weights": dict(parts.backbone.provenance),
+        **computation,
         "prompt_and_decoding": parts.backbone.protocol(),
         "decode": dict(decode),
         "method": options.method,

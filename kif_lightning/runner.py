@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from kif_lightning import ranks
 from kif_lightning.assembly import Parts
+from kif_lightning.backbones.ranking import require_any_mask
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
 from kif_lightning.datamodule import ELSEWHERE, PASS_OVERHEAD, ContinualDataModule
@@ -80,6 +81,9 @@ class StreamRunner:
         self.interruption = interruption or Interruption()
         self.state = RunState(num_tasks=0)
         self.parts = parts
+        if options.loss_mean == "micro_batches" and options.length_grouping == "within_step":
+            # The mean of micro-batches' means depends on which rows share one.
+            options = replace(options, length_grouping="none")
         self.options = options
         self.folder = folder
         self.console = console
@@ -189,6 +193,7 @@ class StreamRunner:
                 state.score_matrix,
                 state.untrained,
                 [phase["name"] for phase in state.phases],
+                self.parts.stream.num_seen(task_index, len(self.tasks)),
             )
             bar.update(1)
         bar.close()
@@ -231,11 +236,16 @@ class StreamRunner:
                 part.check(self.module)
         if self.sharded:
             self._check_sharded()
-        if options.fused:
-            self.module.uses_fused(self.new_trainer([], training=False))
+        if any(self.data.decode_of(task) != "generate" for task in self.tasks):
+            require_any_mask(model)
+        self._uses_fused()
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
         if self.data.look_at_dev:
             self._warn_of_dev_rows()
+
+    def _uses_fused(self) -> bool:
+        """Whether the training's optimizer is a fused one, which its precision has a say in."""
+        return bool(self.module.uses_fused(self.new_trainer([], training=True)))
 
     def _pass_overhead(self) -> int | None:
         """What parting a micro-batch costs, in tokens; None where its rows must stay together.
@@ -625,7 +635,8 @@ class StreamRunner:
                 self.device.type,
                 self._selection_stamp(),
                 {task.name: self.data.decode_of(task) for task in self.tasks},
-                bool(self.module.uses_fused(self.new_trainer([], training=False))),
+                self._uses_fused(),
+                self.parts.backbone.computation(self.module.model),
             ),
             cost=self._cost(state),
         )

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,7 @@ Lengths = np.ndarray[Any, np.dtype[np.int32]]
 Places = np.ndarray[Any, np.dtype[np.int64]]
 
 
-class TokenisedRows(Sequence[Example]):
+class TokenisedRows:
     """Examples that are made as they are looked at, of token ids held in Arrow; immutable.
 
     Args:
@@ -69,28 +69,16 @@ class TokenisedRows(Sequence[Example]):
     def _num_held(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __iter__(self) -> Iterator[Example]:
+        return map(self.__getitem__, range(len(self)))
 
-    @overload
-    def __getitem__(self, index: slice) -> TokenisedRows: ...
-
-    def __getitem__(self, index: int | slice) -> Example | TokenisedRows:
-        if isinstance(index, slice):
-            return self.take(range(len(self))[index])
+    def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
         place = index if self._places is None else int(self._places[index])
         batch = bisect_right(self._ends, place)
         row = place - (self._ends[batch - 1] if batch else 0)
         prompt, answer = (_row(*column[batch], row) for column in self._columns)
         return Example(prompt_ids=prompt, answer_ids=answer)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, TokenisedRows):
-            return NotImplemented
-        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
-
-    __hash__ = None  # type: ignore[assignment]
 
     @cached_property
     def prompt_lengths(self) -> Lengths:
@@ -129,32 +117,31 @@ class TokenisedRows(Sequence[Example]):
         return TokenisedRows([*self._batches, *others._batches], places)
 
 
-def tokenised(
-    backbone: Backbone, rows: Sequence[Row], max_target_tokens: int | None = None
-) -> TokenisedRows:
+def tokenised(backbone: Backbone, rows: Sequence[Row]) -> TokenisedRows:
     """All rows as ``backbone.encode`` gives them, made in batches.
 
-    Many rows go to a file in the cache, and come from there the next time. Several processes may
-    make the same file: each writes its own, which takes the place of the other's once it is whole.
+    Many rows go to a file in the cache, and come from there the next time; to memory all the same
+    where the backbone cannot name what decides their ids. Several processes may make the same file:
+    each writes its own, which takes the place of the other's once it is whole.
 
     Args:
         backbone: tokenises.
         rows: read from their beginning to their end, a batch in memory.
-        max_target_tokens: longer answers are cut; None: the backbone's own limit.
 
     Raises:
         UserError: the cache cannot be written.
     """
-    if not _many(rows):
-        return TokenisedRows(list(_batches(backbone, rows, max_target_tokens)))
-    file = cache_dir() / "tokens" / f"{_key(backbone, rows, max_target_tokens)}.arrow"
+    fingerprint = backbone.encoding_fingerprint() if _many(rows) else None
+    if fingerprint is None:
+        return TokenisedRows(list(_batches(backbone, rows)))
+    file = cache_dir() / "tokens" / f"{_key(fingerprint, rows)}.arrow"
     # What cannot be read back counts as not there.
     with suppress(OSError, pa.ArrowException, ValueError, KeyError):
         return _stored(file)
     try:
         with replacing(file) as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
             checksum = 0
-            for batch in _batches(backbone, rows, max_target_tokens):
+            for batch in _batches(backbone, rows):
                 writer.write_batch(batch)
                 checksum = _checksum(batch, checksum)
             # Stands with the last batch: without it the file is not whole.
@@ -173,23 +160,20 @@ def _many(rows: Sequence[Row]) -> bool:
     return any(weight > IN_MEMORY for weight in weights)
 
 
-def _key(backbone: Backbone, rows: Sequence[Row], max_target_tokens: int | None) -> str:
+def _key(fingerprint: str, rows: Sequence[Row]) -> str:
     """Of everything that decides the token ids."""
-    decides = [_VERSION, backbone.encoding_fingerprint(), max_target_tokens]
-    digest = hashlib.sha256(json.dumps(decides).encode())
+    digest = hashlib.sha256(json.dumps([_VERSION, fingerprint]).encode())
     for row in rows:
         digest.update(repr((row.input, row.output)).encode())
     return digest.hexdigest()[:32]
 
 
-def _batches(
-    backbone: Backbone, rows: Sequence[Row], max_target_tokens: int | None
-) -> Iterator[pa.RecordBatch]:
+def _batches(backbone: Backbone, rows: Sequence[Row]) -> Iterator[pa.RecordBatch]:
     hidden = not (sys.stderr.isatty() and ranks.is_first())
     bar = tqdm(total=len(rows), desc="tokenising", unit="row", disable=hidden, leave=False, delay=2)
     with bar:
         for some in _parts(rows):
-            yield _as_batch(backbone.encode_rows(some, max_target_tokens))
+            yield _as_batch(backbone.encode_rows(some))
             bar.update(len(some))
 
 

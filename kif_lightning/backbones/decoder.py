@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from kif_lightning.backbones.decoding import answer_ids, base_model
+from kif_lightning.backbones.decoding import answer_ids, base_model, eagerly
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.ranking import packed_labels, score_dtype
 from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_left
@@ -124,38 +124,39 @@ class DecoderBackbone(Pretrained):
 
         The labels continue it side by side, at the same positions: each sees the prompt and itself.
         """
-        once = {"logits_to_keep": 1} if _takes(base_model(model), "logits_to_keep") else {}
-        output: Any = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
-            use_cache=True,
-            **once,
-        )
-        after_prompt = output.logits[:, -1].float().log_softmax(dim=1)
-        # Its later name of transformers' two.
-        kept = "cache" if _takes(base_model(model), "cache") else "past_key_values"
-        cache: Any = getattr(output, kept)
-        mask = batch["attention_mask"]
-        # Soft prompts, if any, came before the text, and its positions follow theirs.
-        soft = cache.get_seq_length() - mask.shape[1]
-        seen = torch.cat([mask.new_ones(len(mask), soft), mask], dim=1)
-        found = []
-        for packed in packed_labels(model, labels, seen):
-            width = len(packed.inputs)
-            if not width:  # labels of the end token alone
-                found.append(after_prompt.new_zeros(len(seen), len(packed.lengths)))
-                continue
-            output = model(
-                input_ids=packed.inputs.expand(len(seen), -1),
-                attention_mask=packed.mask(seen, score_dtype(model)),
-                position_ids=batch["position_ids"][:, -1:] + 1 + soft + packed.places,
+        with eagerly(model):
+            once = {"logits_to_keep": 1} if _takes(base_model(model), "logits_to_keep") else {}
+            output: Any = model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                position_ids=batch["position_ids"],
                 use_cache=True,
-                **{kept: cache},
+                **once,
             )
-            found.append(packed.sums(output.logits))
-            cache.crop(-width)
-        return after_prompt[:, [label[0] for label in labels]] + torch.cat(found, dim=1)
+            after_prompt = output.logits[:, -1].float().log_softmax(dim=1)
+            # Its later name of transformers' two.
+            kept = "cache" if _takes(base_model(model), "cache") else "past_key_values"
+            cache: Any = getattr(output, kept)
+            mask = batch["attention_mask"]
+            # Soft prompts, if any, came before the text, and its positions follow theirs.
+            soft = cache.get_seq_length() - mask.shape[1]
+            seen = torch.cat([mask.new_ones(len(mask), soft), mask], dim=1)
+            found = []
+            for packed in packed_labels(model, labels, seen):
+                width = len(packed.inputs)
+                if not width:  # labels of the end token alone
+                    found.append(after_prompt.new_zeros(len(seen), len(packed.lengths)))
+                    continue
+                output = model(
+                    input_ids=packed.inputs.expand(len(seen), -1),
+                    attention_mask=packed.mask(seen, score_dtype(model)),
+                    position_ids=batch["position_ids"][:, -1:] + 1 + soft + packed.places,
+                    use_cache=True,
+                    **{kept: cache},
+                )
+                found.append(packed.sums(output.logits))
+                cache.crop(-width)
+            return after_prompt[:, [label[0] for label in labels]] + torch.cat(found, dim=1)
 
 
 def _takes(model: nn.Module, argument: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +17,11 @@ def base_model(model: nn.Module) -> Any:
     """The transformers model, without peft's wrapper."""
     wrapped: Any = model
     return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
+
+
+def attention_of(model: nn.Module) -> str:
+    """The attention that the model really uses, by transformers' name; empty: it has no choice."""
+    return str(getattr(base_model(model).config, "_attn_implementation", None) or "")
 
 
 def is_spread(model: nn.Module) -> bool:
@@ -46,8 +51,7 @@ def answer_ids(
     # A rank that has its answers goes on until all have: each pass needs the others' weights.
     generate: Any = model.generate
     try:
-        # A compiled model would be compiled again for passes with a cache, and gain little there.
-        with torch.compiler.set_stance("force_eager") if _is_compiled(model) else nullcontext():
+        with eagerly(model):
             ids: Tensor = generate(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -59,5 +63,11 @@ def answer_ids(
     return ids
 
 
-def _is_compiled(model: nn.Module) -> bool:
-    return any(module._compiled_call_impl is not None for module in model.modules())
+def eagerly(model: nn.Module) -> AbstractContextManager[Any]:
+    """Answers are made without the compiler.
+
+    A compiled model would be compiled again for passes with a cache or a mask of another kind, and
+    gain little there.
+    """
+    compiled = model._compiled_call_impl is not None
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from kif_lightning.backbones.decoding import attention_of
 from kif_lightning.backbones.quantisation import (
     Quantisation,
     keep_trainable_,
@@ -53,8 +54,8 @@ class Pretrained:
             backward pass: less memory, about a third more time, the same gradients.
         attention: how attention is computed, by transformers' name (``sdpa``, ``eager``,
             ``flash_attention_2``, ...); None: the model's own choice.
-        compile: torch.compile the passes that train or score given answers, not decoding. The first
-            step, and the first of another kind, waits for the compiler.
+        compile: torch.compile the passes that train or give a loss, not those that answer. The
+            first step, and the first of another kind, waits for the compiler.
         max_source_tokens: longer prompts are cut.
         max_target_tokens: longer answers are cut in training; caps generation tasks.
         truncation: ``middle`` keeps a prompt's start and end, ``right`` its start alone.
@@ -234,16 +235,26 @@ class Pretrained:
         """Each family has its own."""
         raise NotImplementedError
 
-    def encoding_fingerprint(self) -> str:
-        """sha256 of everything beside a row that decides its token ids, the vocabulary included."""
+    def computation(self, model: nn.Module) -> dict[str, Any]:
+        """How a model of :meth:`load_model`, adapted or not, computes, for the stamp."""
+        return {
+            "backbone_dtype": self.dtype,
+            "attention": attention_of(model) or None,
+            "compile": self.compile,
+        }
+
+    def encoding_fingerprint(self) -> str | None:
+        """sha256 of everything beside a row that decides its token ids, the vocabulary included.
+
+        None: it is not known, as a tokenizer written in Python has rules of its own.
+        """
         tokenizer = self.tokenizer
         backend: Any = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            decides: Any = [type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())]
-        else:
-            decides = json.loads(backend.to_str())
-            # Set by whoever used the tokenizer last.
-            del decides["truncation"], decides["padding"]
+            return None
+        decides = json.loads(backend.to_str())
+        # Set by whoever used the tokenizer last.
+        del decides["truncation"], decides["padding"]
         how = [
             *(type(self).__name__, self.protocol(), tokenizer.split_special_tokens),
             *(tokenizer.eos_token_id, importlib.metadata.version("tokenizers")),

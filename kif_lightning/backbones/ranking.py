@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kif_lightning import ranks
-from kif_lightning.backbones.decoding import base_model, is_spread
+from kif_lightning.backbones.decoding import attention_of, base_model, is_spread
 from kif_lightning.errors import UserError
 
 MAX_LOGITS = 2**26
@@ -61,6 +61,16 @@ class PackedLabels:
         return hidden.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
 
 
+def require_any_mask(model: nn.Module) -> None:
+    """Raise UserError if the model's attention takes no mask of one's own, as labels need."""
+    attention = attention_of(model)
+    if "flash" in attention or "flex" in attention:
+        raise UserError(
+            f"evaluation.decode=rank_labels needs attention that takes any mask, got {attention}: "
+            "use sdpa or eager, or evaluation.decode=generate."
+        )
+
+
 def packed_labels(
     model: nn.Module, sequences: Sequence[Sequence[int]], like: Tensor
 ) -> Iterator[PackedLabels]:
@@ -77,13 +87,8 @@ def packed_labels(
     Raises:
         UserError: the model's attention takes no mask of its own.
     """
+    require_any_mask(model)
     config = base_model(model).config
-    attention = str(getattr(config, "_attn_implementation", ""))
-    if "flash" in attention or "flex" in attention:
-        raise UserError(
-            f"evaluation.decode=rank_labels needs attention that takes any mask, got {attention}: "
-            "use sdpa or eager, or evaluation.decode=generate."
-        )
     limit = MAX_LOGITS // (len(like) * config.get_text_config().vocab_size)
     if is_spread(model):
         limit = min(ranks.gathered(limit))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM
 from transformers.modeling_outputs import BaseModelOutput
 
-from kif_lightning.backbones.decoding import answer_ids
+from kif_lightning.backbones.decoding import answer_ids, eagerly
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.ranking import packed_labels, score_dtype
 from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_right
@@ -51,6 +51,7 @@ class Seq2SeqBackbone(Pretrained):
             return []
         sources = ids_of(self.tokenizer, [row.input for row in rows])
         answers = list(dict.fromkeys(row.output for row in rows))
+        # Not by ids_of: a tokenizer may mark a target as one (mBART: by its language).
         targets = dict(zip(answers, self.tokenizer(text_target=answers)["input_ids"], strict=True))
         mask = [] if self.mask_token is None else [self._mask_id]
         room = (max_target_tokens or self.max_target_tokens) - len(mask)
@@ -133,25 +134,26 @@ class Seq2SeqBackbone(Pretrained):
         The labels stand side by side in one decoder row, each after a start token of its own. T5's
         positions are distances, so a label's are the same wherever it stands.
         """
-        prompts, seen = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
-        found = []
-        start = _start_id(model)
-        for packed in packed_labels(model, [[start, *label] for label in labels], seen):
-            output: Any = model(
-                **prompts,
-                attention_mask=seen,
-                decoder_input_ids=packed.inputs.expand(len(seen), -1),
-                decoder_attention_mask=packed.mask(seen[:, :0], score_dtype(model)),
-                use_cache=False,
-            )
-            found.append(packed.sums(output.logits))
-            if "input_ids" in prompts:
-                states = output.encoder_last_hidden_state
-                prompts = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
-                # Soft prompts, if any, came before the text.
-                soft = seen.new_ones(len(seen), states.shape[1] - seen.shape[1])
-                seen = torch.cat([soft, seen], dim=1)
-        return torch.cat(found, dim=1)
+        with eagerly(model):
+            prompts, seen = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
+            found = []
+            start = _start_id(model)
+            for packed in packed_labels(model, [[start, *label] for label in labels], seen):
+                output: Any = model(
+                    **prompts,
+                    attention_mask=seen,
+                    decoder_input_ids=packed.inputs.expand(len(seen), -1),
+                    decoder_attention_mask=packed.mask(seen[:, :0], score_dtype(model)),
+                    use_cache=False,
+                )
+                found.append(packed.sums(output.logits))
+                if "input_ids" in prompts:
+                    states = output.encoder_last_hidden_state
+                    prompts = {"encoder_outputs": BaseModelOutput(last_hidden_state=states)}
+                    # Soft prompts, if any, came before the text.
+                    soft = seen.new_ones(len(seen), states.shape[1] - seen.shape[1])
+                    seen = torch.cat([soft, seen], dim=1)
+            return torch.cat(found, dim=1)
 
 
 def _start_id(model: nn.Module) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -28,6 +29,7 @@ Imported runs do not have all of them: of each pair, the keys that both have are
 """
 DEV_FILES = "data_sha256 of dev"
 STEPS_BY_LENGTH = "length_grouping"
+EVALUATED_IN = "evaluation_precision"
 Results = Mapping[str, Any]
 IMPORTED = " (imported)"
 ABSENT = "absent"
@@ -92,6 +94,8 @@ def _check_same_protocol(results: Mapping[Path, Results]) -> None:
         keys += [] if imported else [STEPS_BY_LENGTH]
         keys += [key for key in (DEV_FILES,) if key in both]
         differing = [key for key in keys if other.get(key) != expected.get(key)]
+        if not imported and not _evaluated_alike(expected, other):
+            differing.append(EVALUATED_IN)
         if differing:
             names = " (kif import --rename THEIRS=OURS gives their tasks our names)"
             raise UserError(
@@ -99,6 +103,12 @@ def _check_same_protocol(results: Mapping[Path, Results]) -> None:
                 f"{', '.join(differing)}): compare runs that differ in method and seed alone"
                 f"{names if imported and 'order' in differing else ''}."
             )
+
+
+def _evaluated_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """In the same precision, or each in that of its training, which a method may fix."""
+    as_in_training = all(run[EVALUATED_IN] == run.get("precision") for run in (one, other))
+    return as_in_training or one[EVALUATED_IN] == other[EVALUATED_IN]
 
 
 def _is_imported(found: Results) -> bool:
@@ -115,6 +125,7 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(protocol)
     if isinstance(prompt := found.get("prompt_and_decoding"), dict):
         found["prompt_and_decoding"] = _without(prompt, "truncation")
+    found[EVALUATED_IN] = found.get(EVALUATED_IN) or found.get("precision")
     found[STEPS_BY_LENGTH] = found.get("length_grouping") == "across_steps"
     if isinstance(data := found.get("data_sha256"), dict):
         found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
@@ -268,7 +279,7 @@ def summary(groups: Sequence[Group]) -> list[list[str]]:
         return forward_transfer_vs_single_task(matrix, scores)
 
     rows = []
-    for group in sorted(groups, key=lambda g: -mean(_values(g, _metric("average_performance")))):
+    for group in sorted(groups, key=_rank):
         seeds = sorted(seed for found in group.runs if (seed := _seed(found)) is not None)
         rows.append(
             [
@@ -290,6 +301,12 @@ def summary(groups: Sequence[Group]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _rank(group: Group) -> float:
+    """The best first; last those without an average, as the scores at the end were not measured."""
+    values = _values(group, _metric("average_performance"))
+    return -mean(values) if values else inf
 
 
 def formulas(groups: Sequence[Group]) -> list[str]:

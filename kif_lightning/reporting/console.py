@@ -41,16 +41,21 @@ class RunConsole:
         matrix: Sequence[Sequence[float | None]],
         untrained: Sequence[float | None] | None,
         phases: Sequence[str],
+        num_learnt: int,
     ) -> None:
-        """The score matrix after each phase; of one too wide to be read, the last row's mean."""
+        """The score matrix after each phase; of one too wide to be read, the last row's mean.
+
+        Of the first ``num_learnt`` tasks alone: others may have been scored before they are learnt.
+        """
         if len(names) <= MOST_COLUMNS:
             self.score_matrix(names, matrix, untrained, phases)
             return
-        scores = [score for score in matrix[-1] if score is not None]
+        scores = [score for score in matrix[-1][:num_learnt] if score is not None]
         if scores:
             phase = f"{len(matrix)} ({phases[len(matrix) - 1]})"
             mean = f"{sum(scores) / len(scores):.1f}%"
-            self.say(f"Scores after task {phase}: {mean} on average over {len(scores)} tasks.")
+            text = f"Scores after task {phase}: {mean} on average over {len(scores)} tasks"
+            self.say(f"{self._title(text)}.")
 
     def score_matrix(
         self,
@@ -93,7 +98,8 @@ class RunConsole:
         self.stand_ins = results.get("stand_ins", [])
         names = [task["name"] for task in results["tasks"]]
         phases = [phase["name"] for phase in results["phases"]]
-        self.scores_so_far(names, results["score_matrix"], results["untrained"], phases)
+        matrix, untrained = results["score_matrix"], results["untrained"]
+        self.scores_so_far(names, matrix, untrained, phases, len(names))
         self.metrics(results["metrics"], results["formulas"])
 
     def _title(self, text: str) -> str:

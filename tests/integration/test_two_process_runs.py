@@ -171,7 +171,8 @@ def test_two_processes_end_as_one(runs: Runs, both: tuple[Path, str]) -> None:
     )
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
-        torch.testing.assert_close(found[name], weight, rtol=0, atol=1e-6, msg=name)
+        # Rounding alone, of which AdamW makes up to 1.1e-6 here; weights go up to 0.3.
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=3e-6, msg=name)
 
     learnt = [float(w.abs().max()) for name, w in expected.items() if "lora_B" in name]
     assert min(learnt) > 1e-4, "B begins at 0: there is something to compare"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def test_without_autocast_and_with_other_weights_the_cast_is_not_used() -> None:
 def test_what_learns_is_left_alone(tiny_t5: Path) -> None:
     backbone = Seq2SeqBackbone(name="tiny", hub_name="nobody/tiny", path=str(tiny_t5))
     model = FullAdapter().attach(backbone.load_model(), backbone)
+    keep_casts_(model, BF16)
+    assert not any(hasattr(layer, "cast") for layer in model.modules())
+
+
+def test_where_layers_are_computed_again_memory_comes_first(family: tuple[str, Path]) -> None:
+    backbone, _ = learner(*family)
+    model = replace(backbone, gradient_checkpointing=True).load_model().requires_grad_(False)
     keep_casts_(model, BF16)
     assert not any(hasattr(layer, "cast") for layer in model.modules())
 

@@ -495,11 +495,57 @@ def test_fused_never_with_a_loss_scale(tiny_t5: Path, preset: bool) -> None:
     fit = TinyFit(tiny_t5, optimizer=partial(fusable, fused=True) if preset else fusable)
     scaling: Any = SimpleNamespace(precision_plugin=SimpleNamespace(scaler=object()))
     fit.module.fused = None if preset else True
-    with pytest.raises(UserError, match=r"loss scale of trainer\.precision=16-mixed"):
+    with pytest.raises(UserError, match=r"a loss scale \(trainer\.precision=16-mixed"):
         fit.module.uses_fused(scaling)
     if not preset:
         fit.module.fused = None
         assert fit.module.uses_fused(scaling) is False
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_fused_does_not_meet_clipping_in_mixed_precision(
+    tiny_t5: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning refuses the two there, with a loss scale or without."""
+    monkeypatch.setattr(module, "FUSED_FROM", 1)
+    settings: dict[str, Any] = {"optimizer": fusable, "clip": 0.1, "precision": precision}
+    fit = TinyFit(tiny_t5, **settings)
+    fit.fit()
+    mixed = precision == "bf16-mixed"
+    assert bool(fit.trainer.optimizers[0].defaults["fused"]) is not mixed
+    asked = TinyFit(tiny_t5, **settings, module_options={"fused": True})
+    if not mixed:
+        asked.fit()
+        return
+    with pytest.raises(UserError, match=r"optim\.gradient_clip in mixed precision"):
+        asked.fit()
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_the_optimizer_hears_of_fused_only_if_it_is_to(tiny_t5: Path, asked: bool | None) -> None:
+    """False is more than nothing: it keeps torch from choosing a fast way of its own."""
+    heard: list[bool | None] = []
+
+    def listening(parameters: Any, fused: bool | None = None) -> AdamW:
+        heard.append(fused)
+        return fusable(parameters, fused)
+
+    TinyFit(tiny_t5, optimizer=listening, module_options={"fused": asked}).fit()
+    assert heard == [asked]
+
+
+def test_a_way_that_the_optimizers_settings_name_stays(
+    tiny_t5: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FUSED_FROM", 1)
+    fit = TinyFit(tiny_t5, optimizer=partial(AdamW, lr=0.01, foreach=True))
+    fit.fit()
+    defaults = fit.trainer.optimizers[0].defaults
+    assert (defaults["foreach"], defaults["fused"]) == (True, None)
+    assert fit.module.uses_fused(fit.trainer) is False
+    fit.module.fused = True
+    with pytest.raises(UserError, match="foreach=true among its settings"):
+        fit.module.uses_fused(fit.trainer)
 
 
 def test_fused_resumes_bit_by_bit_and_skips_weights_without_gradient() -> None:

@@ -130,3 +130,26 @@ def test_a_missing_compiler_is_told_before_the_weights_are_read(
     with pytest.raises(UserError, match=r"^backbone.compile=true .*g\+\+.*=false\.$") as error:
         backbone.require_available()
     assert "\n" not in str(error.value)
+
+
+def test_labels_are_ranked_without_the_compiler(settings: tuple[Any, dict[str, Any]]) -> None:
+    kind, names = settings
+    backbone, passes = kind(**names), _Passes()
+    model = backbone.load_model().eval()
+    batch = backbone.generation_batch([backbone.encode(row) for row in ROWS])
+    labels = [[5, 1], [7, 8, 1]]
+    with torch.no_grad():
+        expected = backbone.label_log_probabilities(model, batch, labels)
+        model.compile(backend=passes)
+        assert torch.equal(backbone.label_log_probabilities(model, batch, labels), expected)
+    assert passes.number == 0
+
+
+def test_how_a_model_computes_is_told(settings: tuple[Any, dict[str, Any]]) -> None:
+    kind, names = settings
+    for attention in ("eager", "sdpa"):
+        backbone = kind(**names, attention=attention, dtype="bfloat16")
+        told = {"backbone_dtype": "bfloat16", "attention": attention, "compile": False}
+        assert backbone.computation(backbone.load_model()) == told
+    own = kind(**names).load_model()  # null: what the model really uses
+    assert kind(**names).computation(own)["attention"] == own.config._attn_implementation

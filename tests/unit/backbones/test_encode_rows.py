@@ -102,3 +102,11 @@ def test_decoder(
         assert (example.prompt_ids, example.answer_ids) == (prompt, answer)
     assert found == [backbone.encode(row, most) for row in ROWS]
     assert backbone.encode_rows([]) == []
+
+
+def test_only_a_tokenizer_that_can_be_read_whole_has_a_fingerprint(tiny_llama: Path) -> None:
+    """The same vocabulary may be merged by other rules."""
+    backbone: Any = DecoderBackbone(name="tiny", hub_name="tiny/llama", path=str(tiny_llama))
+    assert isinstance(backbone.encoding_fingerprint(), str)
+    backbone.__dict__["tokenizer"] = Merging()
+    assert backbone.encoding_fingerprint() is None

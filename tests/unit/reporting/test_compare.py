@@ -333,3 +333,53 @@ def test_settings_tell_more_plainly_than_their_class(tmp_path: Path) -> None:
         "kif_like (selection=None)",
         "kif_like (selection.patience=3)",
     ]
+
+
+def test_runs_whose_scores_at_the_end_were_not_measured_come_last(tmp_path: Path) -> None:
+    """evaluation.matrix=diagonal."""
+    diagonal = results_record(
+        score_matrix=[[80.0, None], [None, 60.0]],
+        untrained=None,
+        tasks=[{"name": "one"}, {"name": "two"}],
+        phases=[],
+        stand_ins=(),
+        protocol={**dict.fromkeys(MUST_MATCH, 1), "method": "unknown", "seed": 1},
+        cost={"seconds": {"total": 90.0}},
+    )
+    assert diagonal["metrics"] == {}
+    other = {**copy.deepcopy(diagonal), "protocol": {**diagonal["protocol"], "method": "other"}}
+    runs = [
+        folder(tmp_path / "a", diagonal),
+        folder(tmp_path / "b", other),
+        folder(tmp_path / "c", record("plain")),
+    ]
+    assert "80.0 ->" in shown(*runs)
+    rows = {row[0]: row[HEADER.index("AP")] for row in summary(read_runs(runs))}
+    assert list(rows.items()) == [("plain", "45.0"), ("unknown", ""), ("other", "")]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [  # (precision, evaluation_precision); a result from before there was a choice has no second
+        (("32-true", None), ("32-true", "32-true"), True),
+        (("32-true", None), ("bf16-mixed", None), True),  # as ever: a method may fix it
+        (("32-true", "32-true"), ("bf16-mixed", "bf16-mixed"), True),
+        (("32-true", "32-true"), ("bf16-mixed", "32-true"), True),
+        (("32-true", "32-true"), ("32-true", "bf16-mixed"), False),
+        (("32-true", None), ("32-true", "bf16-mixed"), False),
+        (("bf16-mixed", None), ("bf16-mixed", "32-true"), False),
+    ],
+)
+def test_answers_come_in_one_precision_or_in_that_of_training(
+    one: tuple[str, str | None], other: tuple[str, str | None], alike: bool, tmp_path: Path
+) -> None:
+    folders = []
+    for place, (training, evaluation) in enumerate((one, other)):
+        told = {} if evaluation is None else {"evaluation_precision": evaluation}
+        run = record(f"method{place}", precision=training, **told)
+        folders.append(folder(tmp_path / str(place), run))
+    if alike:
+        assert len(read_runs(folders)) == 2
+        return
+    with pytest.raises(UserError, match=r"different: evaluation_precision\)"):
+        read_runs(folders)

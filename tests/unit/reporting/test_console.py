@@ -15,10 +15,13 @@ def said() -> io.StringIO:
     return io.StringIO()
 
 
-def show(said: io.StringIO, num_tasks: int, *rows: list[float | None]) -> None:
+def show(
+    said: io.StringIO, num_tasks: int, *rows: list[float | None], stand_ins: tuple[str, ...] = ()
+) -> None:
     console = RunConsole(Console(file=said, width=400, soft_wrap=True))
+    console.stand_ins = stand_ins
     names = [f"task{i}" for i in range(num_tasks)]
-    console.scores_so_far(names, rows, None, names)
+    console.scores_so_far(names, rows, None, names, len(rows))
 
 
 def test_a_matrix_that_fits_is_shown_whole(said: io.StringIO) -> None:
@@ -32,6 +35,13 @@ def test_of_a_wider_one_the_last_row_is_told_in_a_line(said: io.StringIO) -> Non
     rest: list[float | None] = [None] * MOST_COLUMNS
     show(said, MOST_COLUMNS + 1, [12.5, *rest], [30.0, 61.0, *rest[1:]])
     assert said.getvalue() == "Scores after task 2 (task1): 45.5% on average over 2 tasks.\n"
+
+
+def test_what_is_not_learnt_yet_does_not_count_and_stand_ins_are_told(said: io.StringIO) -> None:
+    rest: list[float | None] = [None] * (MOST_COLUMNS - 1)
+    show(said, MOST_COLUMNS + 1, [12.5, 99.0, *rest], stand_ins=("stand-in data",))
+    told = "Scores after task 1 (task0): 12.5% on average over 1 tasks - on stand-in data.\n"
+    assert said.getvalue() == told
 
 
 def test_a_row_without_scores_says_nothing(said: io.StringIO) -> None:
