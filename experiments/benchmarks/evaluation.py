@@ -158,14 +158,14 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description="Batched evaluation beside row by row.")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--test-rows", type=int, default=100, help="of each of the 15 tasks")
+    parser.add_argument("--test-rows", type=int, default=50, help="of each of the 15 tasks")
     parser.add_argument(
         "--smollm2",
         action=argparse.BooleanOptionalAction,
         default=True,
         help="also the packaged 135M decoder, if it is installed",
     )
-    parser.add_argument("--smollm2-rows", type=int, default=24, help="of each of its 2 tasks")
+    parser.add_argument("--smollm2-rows", type=int, default=16, help="of each of its 2 tasks")
     parser.add_argument("--output", type=Path, help="the JSON to write")
     arguments = parser.parse_args()
     silence()

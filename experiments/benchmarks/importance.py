@@ -193,7 +193,7 @@ def base(steps: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of knowledge identification and fusion.")
-    parser.add_argument("--steps", type=int, default=4, help="measured training steps")
+    parser.add_argument("--steps", type=int, default=3, help="measured training steps")
     parser.add_argument("--rounds", type=int, default=5, help="of all that is no training step")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--output", type=Path, default=None, help="the JSON to write")
