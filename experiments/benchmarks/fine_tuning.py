@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, get_args
 
 import transformers
 from data import WORDS
@@ -35,7 +35,7 @@ from peft import LoraConfig, get_peft_model
 from side_by_side import entry, in_turn, machine, ratio, spread, write_result
 
 from kif_lightning.callbacks import TaskCheckpoint, TaskProgress
-from kif_lightning.datamodule import LENGTH_GROUPINGS
+from kif_lightning.datamodule import LengthGrouping
 from kif_lightning.interfaces import Batch, Example
 from kif_lightning.runner import StreamRunner
 
@@ -47,6 +47,7 @@ MIX = {
     "sst2": (41, 0.25, 4, ("Good", "Bad")),
 }
 """Measured on the public tasks' train rows, prompts included; shares of 1000, 1000, 250, 1000."""
+GROUPINGS = get_args(LengthGrouping)
 STRATEGIES = {"Trainer": "random", "Trainer grouped by length": "group_by_length"}
 
 
@@ -248,7 +249,7 @@ def mixed_lengths(
     )
     configs = {
         grouping: settings(folder, *common, f"optim.length_grouping={grouping}")
-        for grouping in LENGTH_GROUPINGS
+        for grouping in GROUPINGS
     }
     ours = {f"ours, {grouping}": Ours(config) for grouping, config in configs.items()}
     plain = ours["ours, none"]

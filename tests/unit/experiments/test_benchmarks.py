@@ -154,20 +154,20 @@ class TestFineTuning:
     def test_every_grouping_is_measured(
         self, tiny: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from fine_tuning import LENGTH_GROUPINGS, STRATEGIES, mixed_lengths
+        from fine_tuning import GROUPINGS, STRATEGIES, mixed_lengths
 
         backbone = tuple(setting for setting in tiny if setting.startswith("backbone"))
         monkeypatch.setattr("fine_tuning.MIX", SHORT_MIX)
         entries = mixed_lengths("tiny", backbone, tmp_path / "mix", 13, 1, None)
         targets = [(e["what"].rpartition(" ")[2], e["at_least"]) for e in entries]
         assert targets == [
-            *[(name, None) for name in LENGTH_GROUPINGS[:2] for _ in range(2)],
+            *[(name, None) for name in GROUPINGS[:2] for _ in range(2)],
             *[("across_steps", least) for least in (1.5, 1.0)],
         ]
         padding = entries[0]["padding_percent"]
         assert padding.keys() == {
             *STRATEGIES,
-            *(f"ours, {grouping}" for grouping in LENGTH_GROUPINGS),
+            *(f"ours, {grouping}" for grouping in GROUPINGS),
         }
 
     def test_the_mix_of_real_rows(self, tmp_path: Path) -> None:
