@@ -44,8 +44,8 @@ from kif_lightning.sharding import SHARDED, check_strategy
 
 PRECISIONS = (None, "32-true", "bf16-mixed")
 """Of evaluation; None: as in training."""
-KEEP_FLOAT32 = ("32-true", "bf16-mixed", "16-mixed")
-"""Precisions of training that leave the weights in float32, for an evaluation in another."""
+KEEP_WEIGHTS = ("32-true", "32", 32, "bf16-mixed", "16-mixed")
+"""Precisions of training that leave the weights as they are, for an evaluation in another."""
 KNOW_SHARDS = (
     *(FullAdapter, PeftAdapter, MemoryRehearsal),
     *(KnowledgeFusion, FusionWithReplay, SelectBestStep),
@@ -146,7 +146,11 @@ def build_parts(config: DictConfig) -> Parts:
     method, strategy = config.method, config.trainer.get("strategy", "auto")
     precision = fixed(config, "precision", config.trainer.get("precision"))
     collect.attempt(lambda: check_strategy(strategy, precision))
-    collect.attempt(lambda: _check_evaluation_precision(config.evaluation.precision, precision))
+    collect.attempt(
+        lambda: _check_evaluation_precision(
+            config.evaluation.precision, precision, config.backbone.dtype
+        )
+    )
     parts = Parts(
         benchmark=collect.part(config.benchmark),
         backbone=collect.part(_with_truncation(config)),
@@ -197,12 +201,20 @@ def _check_plain_settings(config: DictConfig) -> None:
     require_choice("optim.fused", optim.fused, (None, True, False))
 
 
-def _check_evaluation_precision(asked: str | None, training: Any) -> None:
+def _check_evaluation_precision(asked: str | None, training: Any, dtype: str) -> None:
     require_choice("evaluation.precision", asked, PRECISIONS)
-    if asked is not None and training not in KEEP_FLOAT32:
+    if asked is None:
+        return
+    if training not in KEEP_WEIGHTS:
         raise UserError(
-            f"evaluation.precision={asked} needs trainer.precision={' or '.join(KEEP_FLOAT32)}, "
-            f"which keep the weights in float32, got {training}: set evaluation.precision=null."
+            f"evaluation.precision={asked} needs trainer.precision=32-true, bf16-mixed or "
+            f"16-mixed, which leave the weights as they are, got {training}: set "
+            "evaluation.precision=null."
+        )
+    if asked == "32-true" and dtype != "float32":
+        raise UserError(
+            f"evaluation.precision=32-true needs backbone.dtype=float32, got {dtype}: set "
+            "evaluation.precision=null."
         )
 
 

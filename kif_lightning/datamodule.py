@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -606,7 +607,13 @@ class ContinualDataModule(LightningDataModule):
             # Long labels may be equal once they are cut: the first of them answers.
             first: dict[tuple[int, ...], str] = {}
             for label, ids in zip(task.labels, self.label_ids(task), strict=True):
-                first.setdefault(tuple(ids), label)
+                kept = first.setdefault(tuple(ids), label)
+                if kept != label:
+                    warnings.warn(
+                        f"Labels {kept!r} and {label!r} of task {task.name} have the same tokens "
+                        "(backbone.max_target_tokens cuts them): only the first can be the answer.",
+                        stacklevel=2,
+                    )
             ranked = {"labels": tuple(first.values()), "label_ids": [*map(list, first)]}
         return _EvaluationBatches(
             self.backbone,

@@ -214,7 +214,7 @@ def _options(config: DictConfig) -> RunOptions:
         epochs=config.optim.epochs,
         batch_size=config.optim.batch_size,
         micro_batch_size=config.optim.micro_batch_size,
-        length_grouping=config.optim.length_grouping,
+        length_grouping=_length_grouping(config),
         gradient_clip=fixed(config, "gradient_clip", config.optim.gradient_clip),
         fused=config.optim.fused,
         max_skipped_in_a_row=config.optim.max_skipped_in_a_row,
@@ -240,6 +240,13 @@ def _options(config: DictConfig) -> RunOptions:
         },
         trainer=trainer,
     )
+
+
+def _length_grouping(config: DictConfig) -> Any:
+    """The mean of micro-batches' means depends on which rows share one: they stay as drawn."""
+    asked = config.optim.length_grouping
+    means = config.method.fixes.loss_mean == "micro_batches"
+    return "none" if means and asked == "within_step" else asked
 
 
 def _logger_factory(config: DictConfig, run_dir: Path) -> Any:
@@ -278,6 +285,11 @@ def _tell_fixes(config: DictConfig, console: RunConsole) -> None:
         console.say(
             f"Method {config.method.name} trains with {factor:g} times optim.lr: "
             f"{factor * config.optim.lr:g}."
+        )
+    if _length_grouping(config) != config.optim.length_grouping:
+        console.say(
+            f"Method {config.method.name} takes means of micro-batches, whose rows must stay as "
+            f"drawn: optim.length_grouping={config.optim.length_grouping} is not used."
         )
     own = {
         "precision": config.trainer.precision,

@@ -48,14 +48,11 @@ def keep_casts_(model: nn.Module, dtype: torch.dtype) -> None:
 
     Until :func:`drop_casts_` nobody may change those weights or move them to another device. The
     casts take half the memory of the weights. A training pass without them holds as much for its
-    graph; decoding without them, or training with gradient checkpointing, holds those of a layer or
-    two at a time. A model with checkpointing is therefore left as it is. Names, ``state_dict`` and
+    graph; decoding without them holds those of a layer or two at a time. Names, ``state_dict`` and
     parameters stay as they are. Layers of other classes (packed ones, say), sharded weights and
     those that learn are left alone.
     """
     drop_casts_(model)
-    if any(getattr(layer, "gradient_checkpointing", False) for layer in model.modules()):
-        return
     for layer in model.modules():
         if type(layer) is not nn.Linear or layer.weight.dtype != torch.float32:
             continue

@@ -193,22 +193,29 @@ class ContinualModule(LightningModule):
         }
 
     def on_train_start(self) -> None:
-        """With mixed precision, cast the frozen weights once."""
-        dtype = AUTOCAST_DTYPES.get(str(self.trainer.precision))
-        if dtype is not None:
-            keep_casts_(self.model, dtype)
+        """With mixed precision, cast the frozen weights once.
+
+        Not where layers are computed again in the backward pass: there memory matters more.
+        """
+        if not any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
+            self._keep_casts()
 
     def on_train_end(self) -> None:
         """Another task may freeze other weights."""
         drop_casts_(self.model)
 
     def on_test_start(self) -> None:
-        """As in training."""
-        self.on_train_start()
+        """As in training, but always: a pass of decoding is mostly casts without it."""
+        self._keep_casts()
 
     def on_test_end(self) -> None:
         """As in training."""
         self.on_train_end()
+
+    def _keep_casts(self) -> None:
+        dtype = AUTOCAST_DTYPES.get(str(self.trainer.precision))
+        if dtype is not None:
+            keep_casts_(self.model, dtype)
 
     def uses_fused(self, trainer: Trainer) -> bool | None:
         """Whether the optimizer of the present weights is a fused one; None: it has no choice.
@@ -244,9 +251,10 @@ class ContinualModule(LightningModule):
         }
         found = [what for what, there in conflicts.items() if there]
         if asked and found:
+            key = "optim.fused" if self.fused else "optim.optimizer.fused"
             raise UserError(
-                f"A fused optimizer does not go with {found[0]}, got optim.fused=true: set "
-                "optim.fused=null, or do without the other."
+                f"A fused optimizer does not go with {' and '.join(found)}, got {key}=true: set "
+                f"{key}=null, or do without the other."
             )
         if asked is None:
             many = count_weights(self.trainable_parameters) >= FUSED_FROM

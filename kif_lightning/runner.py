@@ -81,9 +81,6 @@ class StreamRunner:
         self.interruption = interruption or Interruption()
         self.state = RunState(num_tasks=0)
         self.parts = parts
-        if options.loss_mean == "micro_batches" and options.length_grouping == "within_step":
-            # The mean of micro-batches' means depends on which rows share one.
-            options = replace(options, length_grouping="none")
         self.options = options
         self.folder = folder
         self.console = console

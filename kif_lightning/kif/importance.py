@@ -5,7 +5,6 @@ Shapes: U number of units; weights and gradients have any shape.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Any, Literal
@@ -197,53 +196,21 @@ class ImportanceTracker:
         of the scores of column r of B and row r of A, in closed form: the product of the two means.
         All products are taken in float64: 1e-24 * 1e-24 is 0 in float32.
         """
-        members = [member for group in units.groups for member in group.members]
-        sums = self._sums(members)
-        means = {}
-        # In the units' order on every rank: they join what each has summed of its part.
-        for member in members:
-            tensor = self.sensitivity[member.parameter]
-            num_units = 1 if member.axis is None else tensor.shape[member.axis]
-            whole = shards.whole(sums[member], tensor, member.axis)
-            means[member] = whole / (tensor.numel() // num_units)
-        scores = [torch.stack([means[m] for m in group.members]) for group in units.groups]
-        return torch.cat([score.prod(dim=0) for score in scores]).cpu()
+        scores = []
+        for group in units.groups:
+            first, *others = (self._member_means(member) for member in group.members)
+            scores.append(prod(others, start=first))
+        return torch.cat(scores).cpu()
 
-    def _sums(self, members: Sequence[UnitMember]) -> dict[UnitMember, Tensor]:
-        """Weight scores summed over all of each tensor's part but the member's axis: (U_part,).
-
-        Small tensors of one shape, as those of a LoRA are, are summed together.
-        """
-        waiting: defaultdict[Any, list[UnitMember]] = defaultdict(list)
-        sums: dict[UnitMember, Tensor] = {}
-        for member in members:
-            tensor = shards.part(self.sensitivity[member.parameter])
-            alike = waiting[tensor.shape, tensor.dtype, tensor.device, member.axis]
-            alike.append(member)
-            if len(alike) * tensor.numel() >= CPU_BUCKET_ELEMENTS:
-                sums.update(zip(alike, self._summed(alike), strict=True))
-                alike.clear()
-        for alike in filter(None, waiting.values()):
-            sums.update(zip(alike, self._summed(alike), strict=True))
-        return sums
-
-    def _summed(self, alike: Sequence[UnitMember]) -> Tensor:
-        """(M, U_part) in float64, of M members whose tensors have one shape."""
-        averages = [self.sensitivity, *([self.uncertainty] if self.use_uncertainty else [])]
-        factors = [
-            _around([shards.part(average[member.parameter]) for member in alike], alike[0].axis)
-            for average in averages
-        ]
-        cut = 1 if factors[0].shape[1] > 1 else 3
-        step = max(1, CPU_BUCKET_ELEMENTS * factors[0].shape[cut] // max(1, factors[0].numel()))
-        # Of what is taken in float64 there is no more than a piece.
-        total = torch.zeros((), dtype=torch.float64)
-        for first, *others in zip(*(torch.split(f, step, cut) for f in factors), strict=True):
-            score = first.double()
-            for other in others:
-                score = score * other
-            total = total + score.sum(dim=(1, 3))
-        return total
+    def _member_means(self, member: UnitMember) -> Tensor:
+        """Mean weight score over all of a tensor but the member's axis: (U_group,), float64."""
+        tensor = self.sensitivity[member.parameter]
+        factors = [shards.part(tensor)]
+        if self.use_uncertainty:
+            factors.append(shards.part(self.uncertainty[member.parameter]))
+        num_units = 1 if member.axis is None else tensor.shape[member.axis]
+        sums = shards.whole(_summed(factors, member.axis), tensor, member.axis)
+        return sums / (tensor.numel() // num_units)
 
     def state_dict(self) -> dict[str, Any]:
         """The averages and the step count, as tensors and numbers."""
@@ -286,13 +253,22 @@ def _with_float64(tensor: Tensor) -> Tensor:
     return tensor.cpu() if tensor.device.type == "mps" else tensor
 
 
-def _around(tensors: Sequence[Tensor], axis: int | None) -> Tensor:
-    """Tensors of one shape as (M, elements before the axis, along it, after it).
+def _summed(factors: Sequence[Tensor], axis: int | None) -> Tensor:
+    """Product of tensors of one shape, summed over all dimensions but one, in float64: (size,)."""
+    factors = [_with_float64(factor) for factor in factors]
+    if axis is None:
+        factors, axis = [factor.reshape(1, -1) for factor in factors], 0
+    shape = factors[0].shape
+    others = [dim for dim in range(len(shape)) if dim != axis]
+    if shape.numel() <= CPU_BUCKET_ELEMENTS:
+        return _product(factors).sum(others)
+    # Of a large tensor there is no more than a piece in float64.
+    cut = max(others, key=shape.__getitem__)
+    step = max(1, CPU_BUCKET_ELEMENTS * shape[cut] // shape.numel())
+    pieces = zip(*(torch.split(factor, step, cut) for factor in factors), strict=True)
+    return torch.stack([_product(piece).sum(others) for piece in pieces]).sum(dim=0)
 
-    With no axis all elements are before it.
-    """
-    shape = [*tensors[0].shape, 1] if axis is None else tensors[0].shape
-    axis = len(shape) - 1 if axis is None else axis
-    here = [_with_float64(tensor) for tensor in tensors]
-    joined = torch.stack(here) if len(here) > 1 else here[0][None]
-    return joined.reshape(len(tensors), prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+
+def _product(factors: Sequence[Tensor]) -> Tensor:
+    first, *others = factors
+    return prod(others, start=first.double())

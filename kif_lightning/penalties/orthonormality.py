@@ -64,7 +64,7 @@ def orthonormality(parameters: Mapping[str, Tensor]) -> Tensor:
         matrix = tensor.float()
         side_a = ".lora_A" in name or ".lora_embedding_A" in name
         rows = matrix.flatten(1) if side_a else matrix.transpose(0, 1).flatten(1)
-        by_shape[rows.shape, rows.device].append(rows)
+        by_shape[rows.shape].append(rows)
     distances = []
     # One product for all of a shape: hundreds of small ones take longer than the arithmetic.
     for alike in by_shape.values():

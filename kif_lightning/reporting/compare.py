@@ -92,7 +92,8 @@ def _check_same_protocol(results: Mapping[Path, Results]) -> None:
         both = expected.keys() & other.keys()
         keys = [key for key in MUST_MATCH if not imported or key in both]
         keys += [] if imported else [STEPS_BY_LENGTH]
-        keys += [key for key in (DEV_FILES,) if key in both]
+        # Earlier results do not tell in which dtype their weights were.
+        keys += [key for key in (DEV_FILES, "backbone_dtype") if key in both]
         differing = [key for key in keys if other.get(key) != expected.get(key)]
         if not imported and not _evaluated_alike(expected, other):
             differing.append(EVALUATED_IN)

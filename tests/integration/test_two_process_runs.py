@@ -43,6 +43,7 @@ COMMON = (
     "evaluation.batch_size=4",
     "checkpoint.every_steps=1",
     "examine_data=false",
+    "optim.length_grouping=none",
 )
 TWO = ("trainer.devices=2",)
 
@@ -64,9 +65,10 @@ class Runs:
         config.write_text(json.dumps(json.loads(config.read_text()) | {"dropout_rate": 0.0}))
 
     def alone(self, name: str) -> Path:
-        """The folder of a run in this process."""
+        """The folder of a run in this process, whose micro-batches are those of two ranks."""
         torch.set_num_threads(1)
-        run_stream(tiny_config(self.model, self.data, self.folder / name, *COMMON))
+        settings = (*COMMON, "optim.micro_batch_size=2")
+        run_stream(tiny_config(self.model, self.data, self.folder / name, *settings))
         return self.folder / name
 
     @contextmanager
@@ -171,8 +173,8 @@ def test_two_processes_end_as_one(runs: Runs, both: tuple[Path, str]) -> None:
     )
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
-        # Rounding alone, of which AdamW makes up to 1.1e-6 here; weights go up to 0.3.
-        torch.testing.assert_close(found[name], weight, rtol=0, atol=3e-6, msg=name)
+        # The same products, padded alike; sums of two gradients have no order.
+        assert torch.equal(found[name], weight), name
 
     learnt = [float(w.abs().max()) for name, w in expected.items() if "lora_B" in name]
     assert min(learnt) > 1e-4, "B begins at 0: there is something to compare"

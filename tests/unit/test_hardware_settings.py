@@ -58,10 +58,17 @@ def test_evaluation_has_its_own_precision_only_beside_float32_weights(
     config: Any, training: str
 ) -> None:
     precisions = [f"trainer.precision={training}", "evaluation.precision=32-true"]
-    told = rf"^evaluation\.precision=32-true needs trainer\.precision=32-true or .*got {training}: "
+    told = rf"^evaluation\.precision=32-true needs trainer\.precision=32-true, .*got {training}: "
     with pytest.raises(UserError, match=told):
         build_parts(config("method=seq_lora", *precisions))
     assert build_parts(config("method=seq_lora", precisions[0]))
+
+
+def test_weights_in_bfloat16_are_not_evaluated_in_float32(config: Any) -> None:
+    weights = ("method=seq_lora", "backbone.dtype=bfloat16")
+    with pytest.raises(UserError, match=r"needs backbone\.dtype=float32, got bfloat16: "):
+        build_parts(config(*weights, "evaluation.precision=32-true"))
+    assert build_parts(config(*weights, "evaluation.precision=bf16-mixed"))
 
 
 def test_mistakes_in_plain_settings_are_told_together(config: Any) -> None:
@@ -116,6 +123,11 @@ def test_means_of_micro_batches_keep_their_rows(
 ) -> None:
     runner = launch.new_runner(config(*overrides, "optim.micro_batch_size=2"), RunConsole())
     assert runner.data.length_grouping == runner.options.length_grouping == expected
+
+
+def test_a_grouping_that_is_not_used_is_told(config: Any) -> None:
+    _, said = run_stream(config("method=seq_lora", MEANS))
+    assert "optim.length_grouping=within_step is not used" in said
 
 
 @pytest.mark.parametrize(

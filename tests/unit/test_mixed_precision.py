@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,14 @@ from lightning.pytorch import Trainer
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.optim import AdamW
 from transformers import AutoModelForCausalLM
 
 from kif_lightning.adapters import FullAdapter, PeftAdapter
 from kif_lightning.backbones import DecoderBackbone, Seq2SeqBackbone
 from kif_lightning.interfaces import Row
 from kif_lightning.mixed_precision import drop_casts_, keep_casts_
+from kif_lightning.module import ContinualModule
 from tests.helpers.fits import TinyFit
 
 ROWS = [Row(id=str(i), input="is it red ? " * i, output="good " * i) for i in range(1, 5)]
@@ -124,11 +127,25 @@ def test_what_learns_is_left_alone(tiny_t5: Path) -> None:
     assert not any(hasattr(layer, "cast") for layer in model.modules())
 
 
-def test_where_layers_are_computed_again_memory_comes_first(family: tuple[str, Path]) -> None:
+@pytest.mark.parametrize("again", [True, False])
+def test_where_layers_are_computed_again_memory_comes_first_in_training(
+    family: tuple[str, Path], again: bool
+) -> None:
     backbone, _ = learner(*family)
-    model = replace(backbone, gradient_checkpointing=True).load_model().requires_grad_(False)
-    keep_casts_(model, BF16)
-    assert not any(hasattr(layer, "cast") for layer in model.modules())
+    model = replace(backbone, gradient_checkpointing=again).load_model().requires_grad_(False)
+    module = ContinualModule(backbone=backbone, model=model, optimizer=AdamW, schedule=AdamW)
+    module._trainer = SimpleNamespace(precision="bf16-mixed")  # type: ignore[assignment]
+
+    def kept() -> bool:
+        return any(hasattr(layer, "cast") for layer in model.modules())
+
+    module.on_train_start()
+    assert kept() is not again
+    module.on_train_end()
+    module.on_test_start()
+    assert kept()
+    module.on_test_end()
+    assert not kept()
 
 
 def test_merged_weights_are_the_full_ones(tiny_llama: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ SHAPES = {
     "q.lora_B": (4, 3),
     "v.lora_A": (1, 6),
     "v.lora_B": (2, 1),
+    "o.lora_A": (3, 5),
+    "o.lora_B": (4, 3),
 }
 
 
@@ -192,11 +194,15 @@ def test_smoothing_that_bfloat16_cannot_follow_is_refused(alpha: str) -> None:
 
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("number", [1, 3])
-def test_rank_scores_are_the_mean_of_the_whole_outer_product(order: int, number: int) -> None:
+@pytest.mark.parametrize("bucket", [1, 7, 1 << 19])
+def test_rank_scores_are_the_mean_of_the_whole_outer_product(
+    order: int, number: int, bucket: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importance, "CPU_BUCKET_ELEMENTS", bucket)
     steps = random_steps(SHAPES, number=number)
     units = lora_rank_units(steps[0][0])
     expected = []
-    for module, rank in (("q", 3), ("v", 1)):
+    for module, rank in (("q", 3), ("v", 1), ("o", 3)):
         s_a, s_b = (np.multiply(*naive(steps, f"{module}.lora_{x}", order=order)) for x in "AB")
         expected += [np.outer(s_b[:, r], s_a[r, :]).mean() for r in range(rank)]
     scores = track(steps, order=order).unit_scores(units)
@@ -214,9 +220,14 @@ def test_rank_scores_of_a_convolution_pair() -> None:
 
 @pytest.mark.parametrize("shapes", [{"one": (3, 2)}, {"w": (3, 2), "bias": (4,), "scalar": ()}])
 @pytest.mark.parametrize("use_uncertainty", [True, False])
+@pytest.mark.parametrize("bucket", [1, 4, 1 << 19])
 def test_matrix_scores_are_means_of_the_weight_scores(
-    shapes: dict[str, tuple[int, ...]], use_uncertainty: bool
+    shapes: dict[str, tuple[int, ...]],
+    use_uncertainty: bool,
+    bucket: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(importance, "CPU_BUCKET_ELEMENTS", bucket)
     steps = random_steps(shapes)
     expected = []
     for name in shapes:

@@ -27,6 +27,8 @@ def random_parameters(seed: int = 0) -> dict[str, Tensor]:
         B: (5, 3),
         "layer.1.v.lora_A.weight": (2, 4),
         "layer.1.v.lora_B.weight": (6, 2),
+        "layer.2.q.lora_A.weight": (3, 7),
+        "layer.2.q.lora_B.weight": (5, 3),
         "layer.1.v.lora_magnitude_vector.weight": (6,),
         "layer.1.norm.weight": (4,),
     }
