@@ -14,7 +14,7 @@ LINE = python -m kif_lightning +experiment=long_seq_t5
 .PHONY: help demo setup smollm2 lint format type test test-all fuzz chaos bench clean
 
 help:      ## this list
-	@sed -n 's/^\([a-z0-9]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
 
 demo: $(APP)  ## from nothing: KIF on the bundled 15 tasks, the same without protection, both in one table
 	$(BIN)/$(LINE) run_dir=runs/demo/kif

@@ -165,7 +165,7 @@ def main() -> None:
         default=True,
         help="also the packaged 135M decoder, if it is installed",
     )
-    parser.add_argument("--smollm2-rows", type=int, default=10, help="of each of its 2 tasks")
+    parser.add_argument("--smollm2-rows", type=int, default=16, help="of each of its 2 tasks")
     parser.add_argument("--output", type=Path, help="the JSON to write")
     arguments = parser.parse_args()
     silence()

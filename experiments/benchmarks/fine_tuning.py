@@ -297,7 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Our fine-tuning beside Trainer + peft.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=240, help="equal batches, t5_nano")
-    parser.add_argument("--long-rows", type=int, default=80, help="equal batches, --shape")
+    parser.add_argument("--long-rows", type=int, default=40, help="equal batches, --shape")
     parser.add_argument("--mix-rows", type=int, default=117, help="of the mix, t5_nano")
     parser.add_argument("--long-mix-rows", type=int, default=0, help="of the mix, --shape")
     parser.add_argument("--shape", choices=list(T5_SHAPES), default="t5_small")

@@ -1,7 +1,7 @@
 """One Markdown table of everything that was measured: ``results/*.json`` of side_by_side's form.
 
 python experiments/benchmarks/table.py            # prints it
-python experiments/benchmarks/table.py --write    # also puts it into README.md
+python experiments/benchmarks/table.py --write    # also into the two READMEs that show it
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from side_by_side import RESULTS, measured
 
 README = Path(__file__).parents[2] / "README.md"
+"""Shows the lines that have a target; the benchmarks' own README shows all."""
 BEGIN, END = "<!-- benchmarks -->", "<!-- end benchmarks -->"
 
 
@@ -25,10 +26,14 @@ def read_results(folder: Path = RESULTS) -> list[dict[str, Any]]:
     return [result for result in found if {"benchmark", "entries", "machine"} <= result.keys()]
 
 
-def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+def markdown(results: Sequence[Mapping[str, Any]], *, targets_only: bool = False) -> str:
     """The table, after lines on where, of which commit and when most of it was measured.
 
     What was measured elsewhere, of another commit or on another day is marked, and told below.
+
+    Args:
+        results: of side_by_side's form.
+        targets_only: leave out what is told without a target.
     """
     places = [_circumstances(result) for result in results]
     usual = Counter(places).most_common(1)[0][0] if places else ()
@@ -36,7 +41,11 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| what | measured | target | met |", "| --- | --- | --- | --- |"]
     for result, place in zip(results, places, strict=True):
         mark = "" if place == usual else f" [{others.index(place) + 1}]"
-        lines += [_row(line, mark) for line in result["entries"]]
+        lines += [
+            _row(line, mark)
+            for line in result["entries"]
+            if line["met"] is not None or not targets_only
+        ]
     if not usual:
         return "\n".join(lines)
     machine, commit, day = usual
@@ -77,7 +86,8 @@ def _number(value: float) -> str:
     """Three digits, as people write them."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}"
+    # What hardly differs from 1 differs in the fourth digit.
+    return f"{value:.4g}" if 0.9 < value < 1.1 else f"{value:.3g}"
 
 
 def written(text: str, table: str) -> str:
@@ -89,7 +99,7 @@ def written(text: str, table: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not (begin and end) or BEGIN in old + after or END in before + after:
-        raise SystemExit(f"README.md must have {BEGIN} and then {END}, once each: put them there.")
+        raise SystemExit(f"The README must have {BEGIN} and then {END}, once each: put them there.")
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
@@ -104,8 +114,10 @@ def main() -> None:
     table = markdown(results)
     print(table)
     if arguments.write:
-        text = written(README.read_text(encoding="utf-8"), table)
-        README.write_text(text, encoding="utf-8")
+        short = markdown(results, targets_only=True)
+        for readme, shown in ((README, short), (Path(__file__).with_name("README.md"), table)):
+            text = written(readme.read_text(encoding="utf-8"), shown)
+            readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
