@@ -351,6 +351,13 @@ class TestTable:
             "| told | 1,234 x (617 to 2,469) |  |  |",
         ]
 
+    def test_the_short_table_has_the_lines_with_a_target(self) -> None:
+        from table import markdown
+
+        results = [result("one", line("fast", 6.0, at_least=5), line("told", 1.0))]
+        rows = markdown(results, targets_only=True).splitlines()[5:]
+        assert rows == ["| fast | 6 x (3 to 12) | ≥ 5 x | yes |"]
+
     def test_another_machine_commit_or_day_is_marked(self) -> None:
         from table import markdown
 
