@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from our_side import random_model
 from peft import LoraConfig, get_peft_model
 from side_by_side import entry, in_turn, machine, ratio, spread, timed, write_result
 from torch import Tensor
-from transformers import T5Config, T5ForConditionalGeneration
 
 from kif_lightning.kif import (
     AdaptiveRule,
@@ -34,21 +34,6 @@ from kif_lightning.kif import (
 
 SOURCE_TOKENS, TARGET_TOKENS = 128, 8
 VOCABULARY = 32128
-
-
-def t5(width: int, layers: int) -> T5ForConditionalGeneration:
-    """Base: 768, 12; large: 1024, 24."""
-    settings: dict[str, Any] = {"decoder_start_token_id": 0}
-    config = T5Config(
-        vocab_size=VOCABULARY,
-        d_model=width,
-        d_kv=64,
-        d_ff=4 * width,
-        num_layers=layers,
-        num_heads=width // 64,
-        **settings,
-    )
-    return T5ForConditionalGeneration(config).train()
 
 
 def trainable(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -140,7 +125,7 @@ def measure_optimizers(weights: Mapping[str, Tensor], rounds: int) -> dict[str, 
 def large(steps: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
     """T5-large, LoRA r 8 on q and v: 144 modules, 2.36 M trainable weights."""
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=["q", "v"])
-    model = get_peft_model(t5(1024, 24), lora)
+    model = get_peft_model(random_model("t5_large"), lora).train()
     tracker = ImportanceTracker()
     found = measure_steps(model, tracker, steps=steps, batch_size=batch_size)
     weights = trainable(model)
@@ -180,7 +165,7 @@ def large(steps: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
 
 def base(steps: int, batch_size: int, rounds: int) -> list[dict[str, Any]]:
     """T5-base, all 223 M weights."""
-    model = t5(768, 12)
+    model = random_model("t5_base").train()
     tracker = ImportanceTracker()
     # As a run has it from 10 million trainable weights on.
     found = measure_steps(model, tracker, steps=steps, batch_size=batch_size, fused=True)

@@ -48,7 +48,6 @@ def answer_ids(
     base.generation_config = GenerationConfig()
     drawn = {} if top_k is None else {"top_k": top_k}
     settings = {"do_sample": top_k is not None, "num_beams": 1, **drawn, **settings}
-    # A rank that has its answers goes on until all have: each pass needs the others' weights.
     generate: Any = model.generate
     try:
         with eagerly(model):
@@ -56,6 +55,8 @@ def answer_ids(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 generation_config=GenerationConfig(**settings),
+                # A rank that has its answers goes on until all have: each pass needs the others'
+                # weights.
                 **({"synced_gpus": True} if is_spread(model) else {}),
             )
     finally:

@@ -127,7 +127,7 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(prompt := found.get("prompt_and_decoding"), dict):
         found["prompt_and_decoding"] = _without(prompt, "truncation")
     found[EVALUATED_IN] = found.get(EVALUATED_IN) or found.get("precision")
-    found[STEPS_BY_LENGTH] = found.get("length_grouping") == "across_steps"
+    found[STEPS_BY_LENGTH] = found.get(STEPS_BY_LENGTH) == "across_steps"
     if isinstance(data := found.get("data_sha256"), dict):
         found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
         if _selects_by_dev(protocol):
