@@ -28,6 +28,11 @@ from kif_lightning.storage import (
 
 LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
 FINISHED = "finished.jsonl"
+WRITTEN = (
+    *("state", "predictions", "test_rows", "importance", "curves", "boundaries", "adapter"),
+    *("figures", "logs", "wandb"),
+)
+"""Folders within a run's that rerun=true deletes."""
 
 
 @dataclass
@@ -195,7 +200,7 @@ class RunFolder:
                 "another run_dir=FOLDER."
             )
         (self.path / "results.json").unlink(missing_ok=True)
-        for name in ("state", "predictions", "importance", "adapter", "logs", "wandb"):
+        for name in WRITTEN:
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)
         self._config.unlink()

@@ -53,7 +53,7 @@ from kif_lightning.sharding import (
     require_shardable,
     whole_on_first,
 )
-from kif_lightning.storage import replacing_folder, write_json, write_text
+from kif_lightning.storage import replacing_folder, write_json, write_json_lines, write_text
 
 
 class StreamRunner:
@@ -388,12 +388,21 @@ class StreamRunner:
             scored=scored,
             interruption=self.interruption,
         )
+        for index in left:
+            self._keep_inputs(index)
         self.module.begin_evaluation(
             len(left), lambda place: self.parts.adapter.use_task(self.module.model, left[place])
         )
         trainer = self.new_trainer([TaskProgress(label=label), scores], training=False)
         loaders = self.data.evaluation_dataloaders(left)
         trainer.test(self.module, dataloaders=loaders, verbose=False)
+
+    def _keep_inputs(self, task_index: int) -> None:
+        """The prompts that predictions belong to, once a task."""
+        task = self.tasks[task_index]
+        path = self.folder.path / "test_rows" / f"{task_index + 1:02d}_{task.name}.jsonl"
+        if ranks.is_first() and not path.is_file():
+            write_json_lines(path, ({"id": row.id, "input": row.input} for row in task.test))
 
     def _start(self) -> Path | None:
         """Take up the state to go on from; returns the checkpoint within a task, if any."""
@@ -443,6 +452,7 @@ class StreamRunner:
         fitted = time.perf_counter()
         replay_steps = self._at_boundary(label)
         boundaries = self._record_boundaries(task_index, task)
+        self._record_curve(task_index, task)
         self.module.end_task(task_index, LearntRows(self.module.to(self.device), self.data))
         if parts.memory is not None:
             parts.memory.keep(task)
@@ -581,6 +591,18 @@ class StreamRunner:
                     f"weight of the past {float(boundary.weight.mean()):.3f}."
                 )
         return seconds
+
+    def _record_curve(self, task_index: int, task: Task) -> None:
+        """The loss of each optimizer step of the task, on the run's axis."""
+        losses = self.module.counts.losses
+        path = self.folder.path / "curves" / f"{task_index + 1:02d}_{task.name}.json"
+        record = {
+            "task": task.name,
+            "stand_ins": self.parts.stand_ins,
+            "first_step": self.state.logged_steps + 1,
+            "loss": losses,
+        }
+        ranks.on_first(lambda: write_json(path, record))
 
     def parts_state(self) -> dict[str, Any]:
         """What the next task needs of the method's parts."""

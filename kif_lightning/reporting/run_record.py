@@ -1,0 +1,100 @@
+"""All that a finished run left in its folder, read for tables and figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kif_lightning.errors import UserError
+from kif_lightning.storage import read_json
+
+Boundary = Mapping[str, Any]
+"""The content of an importance file; lists of one entry a unit, in the order of ``unit_ids``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A finished run. Boundaries and curves come in the order of learning.
+
+    ``boundaries`` is empty for a method that identifies nothing, ``curves`` for a run of an earlier
+    version, which kept none.
+    """
+
+    folder: Path
+    results: Mapping[str, Any]
+    boundaries: tuple[Boundary, ...]
+    curves: tuple[Mapping[str, Any], ...]
+    """One a phase: ``first_step`` on the run's axis (from 1), ``loss`` of each optimizer step."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of what is evaluated: the matrix's columns."""
+        return [task["name"] for task in self.results["tasks"]]
+
+    @property
+    def phases(self) -> list[str]:
+        """Names of what was trained on: the matrix's rows."""
+        return [phase["name"] for phase in self.results["phases"]]
+
+    @property
+    def matrix(self) -> list[list[float | None]]:
+        """``matrix[i][j]``: percent on task j after phase i; None: not evaluated."""
+        found: list[list[float | None]] = self.results["score_matrix"]
+        return found
+
+    @property
+    def stand_ins(self) -> Sequence[str]:
+        """Which parts only stand for real ones; every figure and table says so."""
+        found: Sequence[str] = self.results.get("stand_ins", [])
+        return found
+
+    def predictions(self, phase: int, task: int) -> list[dict[str, Any]]:
+        """Answers to a task's test rows after a phase: id, prediction, reference, score.
+
+        Empty where they were not evaluated then, or not kept.
+        """
+        after = f"after_{phase + 1:02d}_{self.phases[phase]}"
+        name = f"{after}__on_{task + 1:02d}_{self.tasks[task]}.jsonl"
+        return _read_lines(self.folder / "predictions" / name)
+
+    def inputs(self, task: int) -> dict[str, str]:
+        """Test row's id -> prompt; empty for a run of an earlier version, which kept none."""
+        path = self.folder / "test_rows" / f"{task + 1:02d}_{self.tasks[task]}.jsonl"
+        return {row["id"]: row["input"] for row in _read_lines(path)}
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read a finished run's folder.
+
+    Raises:
+        UserError: there is no such run, it has not ended, or a file is damaged.
+    """
+    if not (folder / "results.json").is_file():
+        raise UserError(
+            f"Expected the folder of a finished run, but there is no results.json in {folder}: run "
+            "it to the end first."
+        )
+    return RunRecord(
+        folder=folder,
+        results=read_json(folder / "results.json"),
+        boundaries=tuple(_read_all(folder / "importance")),
+        curves=tuple(_read_all(folder / "curves")),
+    )
+
+
+def _read_all(folder: Path) -> list[Any]:
+    """Files whose names begin with the task's number, in its order."""
+    paths = folder.glob("*.json")
+    return [read_json(path) for path in sorted(paths, key=lambda p: int(p.name.split("_")[0]))]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}).") from error
