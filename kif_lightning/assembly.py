@@ -13,9 +13,9 @@ from lightning.pytorch import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning.adapters import FullAdapter, PeftAdapter
+from kif_lightning.batches import LengthGrouping
 from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, SelectBestStep
 from kif_lightning.callbacks.checkpoint import check_cadence
-from kif_lightning.datamodule import LengthGrouping
 from kif_lightning.errors import (
     UserError,
     collecting_errors,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kif_lightning.assembly import Parts
-from kif_lightning.datamodule import LengthGrouping
+from kif_lightning.batches import LengthGrouping
 from kif_lightning.interfaces import Decode, EvaluationMatrix
 from kif_lightning.module import LossMean
 from kif_lightning.reporting import stamp

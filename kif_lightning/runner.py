@@ -24,9 +24,10 @@ from tqdm.auto import tqdm
 from kif_lightning import ranks
 from kif_lightning.assembly import Parts
 from kif_lightning.backbones.ranking import require_any_mask
+from kif_lightning.batches import ELSEWHERE, PASS_OVERHEAD
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
-from kif_lightning.datamodule import ELSEWHERE, PASS_OVERHEAD, ContinualDataModule
+from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
 from kif_lightning.evaluation import TaskScores
 from kif_lightning.interfaces import (

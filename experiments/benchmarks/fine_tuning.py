@@ -34,8 +34,8 @@ from our_side import T5_SHAPES, built_runner, save_random_t5, settings, silence
 from peft import LoraConfig, get_peft_model
 from side_by_side import entry, in_turn, machine, ratio, spread, write_result
 
+from kif_lightning.batches import LengthGrouping
 from kif_lightning.callbacks import TaskCheckpoint, TaskProgress
-from kif_lightning.datamodule import LengthGrouping
 from kif_lightning.interfaces import Batch, Example
 from kif_lightning.runner import StreamRunner
 

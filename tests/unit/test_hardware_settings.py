@@ -15,7 +15,7 @@ from rich.console import Console
 from kif_lightning import launch
 from kif_lightning.assembly import build_parts
 from kif_lightning.backbones import Seq2SeqBackbone, loading
-from kif_lightning.datamodule import ELSEWHERE, PASS_OVERHEAD
+from kif_lightning.batches import ELSEWHERE, PASS_OVERHEAD
 from kif_lightning.errors import UserError
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.runner import StreamRunner

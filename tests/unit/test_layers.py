@@ -17,8 +17,8 @@ LAYERS: dict[int, tuple[str, ...]] = {
     1: ("interfaces",),
     2: ("penalties", "adapters", "backbones", "benchmarks", "memory"),
     3: (
-        *("identification", "sharding", "mixed_precision", "module", "tokenised", "datamodule"),
-        *("checkpoint_io", "callbacks"),
+        *("identification", "sharding", "mixed_precision", "module", "tokenised"),
+        *("batches", "datamodule", "checkpoint_io", "callbacks"),
     ),
     4: (
         *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),

@@ -103,7 +103,7 @@ class TestFineTuning:
     ) -> None:
         from fine_tuning import equal_batches
 
-        from kif_lightning.datamodule import PASS_OVERHEAD
+        from kif_lightning.batches import PASS_OVERHEAD
 
         # Were rows parted by their length, it would be at the slightest difference.
         monkeypatch.setitem(PASS_OVERHEAD, "cpu", 0)
