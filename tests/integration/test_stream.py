@@ -15,6 +15,7 @@ from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
 from kif_lightning.errors import UserError
 from kif_lightning.module import ContinualModule
 from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.run_record import read_run
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
 from tests.helpers.streams import run_stream, tiny_config
@@ -43,7 +44,9 @@ def outcome(folder: Path) -> Any:
     importance = {p.name: json.loads(p.read_text()) for p in (folder / "importance").iterdir()}
     for record in importance.values():
         del record["seconds"]
-    files = {p.name: p.read_bytes() for p in (folder / "predictions").iterdir()}
+    kinds = ("predictions", "test_rows", "curves")
+    files = {p: p.read_bytes() for kind in kinds for p in sorted((folder / kind).iterdir())}
+    files = {path.relative_to(folder): content for path, content in files.items()}
     adapter = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
     kept = {key: results[key] for key in results if key not in ("cost", "protocol")}
     return kept, importance, files, adapter
@@ -76,6 +79,36 @@ def test_files_agree_with_each_other_and_with_the_rows(
     assert [phase["optimizer_steps"] for phase in results["phases"]] == [2, 2]
     stored = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     assert stored == launch.run_settings(config("run", *options))
+
+
+def test_a_run_keeps_its_losses_and_the_prompts_of_its_predictions(
+    config: Any, toy_data: Path, tmp_path: Path
+) -> None:
+    results, _ = run_stream(config("run", "optim.epochs=3"))
+    record = read_run(tmp_path / "run")
+    assert [curve["task"] for curve in record.curves] == record.phases == ["colour", "shape"]
+    assert [curve["first_step"] for curve in record.curves] == [1, 7]
+    for curve, phase in zip(record.curves, results["phases"], strict=True):
+        assert len(curve["loss"]) == phase["optimizer_steps"] == 6
+        assert curve["loss"][-1] == phase["last_loss"]
+    for index, name in enumerate(record.tasks):
+        rows = read_lines(toy_data / name / "test.jsonl")
+        assert record.inputs(index) == {row["id"]: row["input"] for row in rows}
+    assert len(record.boundaries) == 2
+    said = record.predictions(1, 0)
+    assert sum(s["score"] for s in said) / len(said) == pytest.approx(record.matrix[1][0])
+    assert record.predictions(0, 1) == [], "not evaluated then"
+
+
+def test_steps_of_a_replay_are_on_the_axis_and_not_in_the_curves(
+    config: Any, tmp_path: Path
+) -> None:
+    results, _ = run_stream(config("run", "method=kif_m"))
+    replayed = results["phases"][1]["replay_steps"]
+    assert replayed > 0
+    first, second = read_run(tmp_path / "run").curves
+    assert second["first_step"] == first["first_step"] + 2, "nothing to replay after the first"
+    assert len(second["loss"]) == 2
 
 
 def test_each_prediction_stands_at_its_row(
@@ -178,7 +211,8 @@ def test_finished_run_is_shown_and_rerun_starts_anew(
 ) -> None:
     _, first = run_stream(config("run"))
     before = outcome(tmp_path / "run")
-    (tmp_path / "run" / "predictions" / "stale.jsonl").write_text("{}")
+    for kind in ("predictions", "test_rows", "curves"):
+        (tmp_path / "run" / kind / "stale.jsonl").write_text("{}")
     _, shown = run_stream(config("run"))
     assert "Finished already" in shown
     assert "Trainable:" in first
