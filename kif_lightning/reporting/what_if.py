@@ -12,7 +12,8 @@ from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole, stamped
 LABEL = "counterfactual, single boundary"
 NOTE = (
     "Exact for this one row of the score matrix: with another fusion here every later task would "
-    "have started elsewhere, so nothing is said of the rest of the run."
+    "have started elsewhere, so nothing is said of the rest of the run. The scores are of test "
+    "rows: settings chosen by them were chosen on the test."
 )
 BETA_NOTE = (
     "Another beta accumulates the importance of all earlier tasks anew; the weights of the earlier "

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kif_lightning.reporting.figures.style import line_style, new_figure, say_stand_ins
 from kif_lightning.reporting.what_if import LABEL, Answer, Settings, words
 
-SERIES = {"mean": "mean of all learnt", "old_mean": "old tasks", "new": "new task"}
+SERIES = {"mean": "mean of all learnt", "old_mean": "mean of old tasks", "new": "new task"}
 LOG_FROM = 20
 """Ratio of the largest to the smallest value from which the axis is logarithmic."""
 
@@ -45,19 +45,21 @@ def draw_what_if(
     key = swept(answers, original)
     own = next(answer for answer in answers if answer["settings"] == original)
     shown = list(answers) if key is None else _on_axis(answers, key, original)
-    figure = new_figure(5.6, 4.0)
+    # Side by side, each way's settings stand under it in lines.
+    figure = new_figure(max(5.6, 0.0 if key else 1.0 * len(shown)), 4.0 if key else 4.4)
     axes = figure.add_subplot()
-    places = _places(axes, shown, key, original)
+    places = _places(axes, shown, key)
     for number, (series, label) in enumerate(SERIES.items()):
         style = line_style(number)
         if key is None:
             style["linestyle"] = "none"  # nothing lies between two ways
         axes.plot(places, [answer[series] for answer in shown], label=label, **style)
         axes.axhline(own[series], color=style["color"], linestyle=":", linewidth=0.8)
-        rings = [(x, own[series]) for x, a in zip(places, shown, strict=True) if a is own]
-        for x, y in rings:
-            axes.plot(x, y, "o", markersize=11, fillstyle="none", color="black")
+        for place in [place for place, a in zip(places, shown, strict=True) if a is own]:
+            axes.plot(place, own[series], "o", markersize=11, fillstyle="none", color="black")
     axes.plot([], [], "o", markersize=9, fillstyle="none", color="black", label="the run's own")
+    axes.margins(y=0.12)
+    axes.set_xlabel(f"{key or 'fusion'} (dotted lines: the run's own, {words(original)})")
     axes.set_ylabel("score (percent)")
     axes.set_title(f"Boundary {len(names)} ({names[-1]}) fused again\n{LABEL}")
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)
@@ -72,20 +74,16 @@ def _on_axis(answers: Sequence[Answer], key: str, original: Settings) -> list[An
     return sorted(shown, key=lambda answer: float(answer["settings"][key]))
 
 
-def _places(
-    axes: Axes, shown: Sequence[Answer], key: str | None, original: Settings
-) -> Sequence[Any]:
+def _places(axes: Axes, shown: Sequence[Answer], key: str | None) -> Sequence[Any]:
     """Where each stands on the x axis, which is labelled."""
     if key is None:
-        axes.set_xticks(range(len(shown)), [words(answer["settings"]) for answer in shown])
-        axes.tick_params(axis="x", labelrotation=30, labelsize=8)
-        for tick in axes.get_xticklabels():
-            tick.set_horizontalalignment("right")
-            tick.set_rotation_mode("anchor")
+        labels = [words(answer["settings"]).replace(" ", "\n") for answer in shown]
+        axes.set_xticks(range(len(shown)), labels, fontsize=8)
         axes.set_xlim(-0.5, len(shown) - 0.5)
         return range(len(shown))
     places = [answer["settings"][key] for answer in shown]
     if places[0] > 0 and places[-1] / places[0] >= LOG_FROM:
         axes.set_xscale("log")
-    axes.set_xlabel(f"{key} (dotted lines: the run's own fusion, {words(original)})")
+    axes.set_xticks(places, [f"{value:g}" for value in places], minor=False)
+    axes.minorticks_off()
     return places
