@@ -154,7 +154,7 @@ def whatif(
         str | None, typer.Option(help="Number or name of the task whose fusion is made again.")
     ] = None,
     rule: Annotated[
-        str | None, typer.Option(help=f"One or more of: {', '.join(option_names('method/rule'))}.")
+        str | None, typer.Option(help="As under method/rule, such as static,adaptive.")
     ] = None,
     tau: Annotated[str | None, typer.Option(help="Of the adaptive rule, such as 0.05,0.5.")] = None,
     gamma: Annotated[str | None, typer.Option(help="Of the static rule.")] = None,

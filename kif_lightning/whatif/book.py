@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.figures.style import FORMATS, save, styled
-from kif_lightning.reporting.figures.what_if import draw_what_if, swept
-from kif_lightning.reporting.what_if import BETA_NOTE, LABEL, NOTE, show_what_if
+from kif_lightning.reporting.figures.what_if import draw_what_if, held, swept
+from kif_lightning.reporting.what_if import BETA_NOTE, LABEL, NOTE, show_what_if, words
 from kif_lightning.storage import read_json, write_json
 from kif_lightning.whatif.ways import Way
 
@@ -134,7 +134,8 @@ class Book:
         if len(shown) < 2:
             return []
         original = self.own.settings
-        name = f"by_{swept(shown, original) or 'settings'}"
+        shared = words(held(shown, original)).replace(" ", ",")
+        name = f"by_{swept(shown, original) or 'settings'}{shared and f'__{shared}'}"
         paths = [self.path.parent / f"{name}.{ending}" for ending in FORMATS]
         with styled():
             figure = draw_what_if(shown, self.tasks, original, self.stand_ins)

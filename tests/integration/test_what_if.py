@@ -230,7 +230,8 @@ def test_what_is_known_is_not_evaluated_again_and_the_run_stays_as_it_is(
     assert {key: again["answers"][key] for key in first["answers"]} == first["answers"]
     assert checksums(run) == before
     folder = run / "whatif" / "03_size"
-    assert {"by_tau.png", "by_tau.svg", "by_tau.pdf"} <= {p.name for p in folder.iterdir()}
+    for ending in ("png", "svg", "pdf"):
+        assert (folder / f"by_tau__adaptive,beta=0.7.{ending}").stat().st_size > 1000
     changed = {**again, "conditions": {**again["conditions"], "device": "another"}}
     (folder / "results.json").write_text(json.dumps(changed))
     console, said = listening_console()
@@ -263,14 +264,16 @@ def test_a_kill_leaves_a_boundary_that_can_be_fused_again(
             raise KeyboardInterrupt
         return whole(self, task_index, *rest)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(StreamRunner, where, dies)
-        run_stream(settings)
+        with pytest.raises(KeyboardInterrupt):
+            run_stream(settings)
     assert (run / "boundaries" / "02_shape").is_dir()
     if where == "_judge":
         found = fuse_again(run, "2", tau="0.5")
-        assert found["run_row"] is None and found["original_equals_run"] is None
-        assert list(found["answers"].values())[0]["scores"] == results(kept)["score_matrix"][1][:2]
+        assert (found["run_row"], found["original_equals_run"]) == (None, None)
+        first = next(iter(found["answers"].values()))
+        assert first["scores"] == results(kept)["score_matrix"][1][:2]
     run_stream(settings)
     for name in ("02_shape", "03_size"):
         ours, theirs = (weights(folder, name) for folder in (run, kept))
@@ -285,7 +288,8 @@ def test_a_run_in_progress_is_not_disturbed(run: Path) -> None:
     assert fuse_again(run, "2")["original_equals_run"] is True
     assert checksums(run) == before
     state = RunFolder(run).reached()
-    assert state is not None and state.next_task == 3
+    assert state is not None
+    assert state.next_task == 3
 
 
 REFUSED = [

@@ -28,6 +28,13 @@ def swept(answers: Sequence[Answer], original: Settings) -> str | None:
     return differing[0] if numeric else None
 
 
+def held(answers: Sequence[Answer], original: Settings) -> dict[str, Any]:
+    """Settings that all of a sweep share, beside the number that was swept; empty without one."""
+    key = swept(answers, original)
+    other: Settings = next((a["settings"] for a in answers if a["settings"] != original), {})
+    return {} if key is None else {name: other[name] for name in other if name != key}
+
+
 def draw_what_if(
     answers: Sequence[Answer], names: Sequence[str], original: Settings, stand_ins: Sequence[str]
 ) -> Figure:
@@ -44,7 +51,8 @@ def draw_what_if(
     """
     key = swept(answers, original)
     own = next(answer for answer in answers if answer["settings"] == original)
-    shown = list(answers) if key is None else _on_axis(answers, key, original)
+    shared = held(answers, original)
+    shown = list(answers) if key is None else _on_axis(answers, key, shared)
     # Side by side, each way's settings stand under it in lines.
     figure = new_figure(max(5.6, 0.0 if key else 1.0 * len(shown)), 4.0 if key else 4.4)
     axes = figure.add_subplot()
@@ -57,20 +65,21 @@ def draw_what_if(
         axes.axhline(own[series], color=style["color"], linestyle=":", linewidth=0.8)
         for place in [place for place, a in zip(places, shown, strict=True) if a is own]:
             axes.plot(place, own[series], "o", markersize=11, fillstyle="none", color="black")
-    axes.plot([], [], "o", markersize=9, fillstyle="none", color="black", label="the run's own")
+    if own in shown:
+        axes.plot([], [], "o", markersize=9, fillstyle="none", color="black", label="the run's own")
     axes.margins(y=0.12)
     axes.set_xlabel(f"{key or 'fusion'} (dotted lines: the run's own, {words(original)})")
     axes.set_ylabel("score (percent)")
-    axes.set_title(f"Boundary {len(names)} ({names[-1]}) fused again\n{LABEL}")
+    way = f": {words(shared)}" if shared else ""
+    axes.set_title(f"Boundary {len(names)} ({names[-1]}) fused again{way}\n{LABEL}")
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     say_stand_ins(figure, stand_ins)
     return figure
 
 
-def _on_axis(answers: Sequence[Answer], key: str, original: Settings) -> list[Answer]:
+def _on_axis(answers: Sequence[Answer], key: str, shared: Settings) -> list[Answer]:
     """Those that differ in the swept number alone, by its size."""
-    other = next(a["settings"] for a in answers if a["settings"] != original)
-    shown = [a for a in answers if {**a["settings"], key: None} == {**other, key: None}]
+    shown = [a for a in answers if {**a["settings"], key: None} == {**shared, key: None}]
     return sorted(shown, key=lambda answer: float(answer["settings"][key]))
 
 
