@@ -147,6 +147,34 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def whatif(
+    run: Annotated[Path, typer.Argument(help="A run's folder, made with keep_boundaries=true.")],
+    task: Annotated[
+        str | None, typer.Option(help="Number or name of the task whose fusion is made again.")
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="As under method/rule, such as static,adaptive.")
+    ] = None,
+    tau: Annotated[str | None, typer.Option(help="Of the adaptive rule, such as 0.05,0.5.")] = None,
+    gamma: Annotated[str | None, typer.Option(help="Of the static rule.")] = None,
+    top: Annotated[str | None, typer.Option(help="Of the static rule, in percent.")] = None,
+    beta: Annotated[str | None, typer.Option(help="Of the accumulated importance.")] = None,
+) -> None:
+    """Fuse ONE boundary of a run otherwise and evaluate, without training; lists are a sweep.
+
+    A counterfactual of a single boundary: later tasks would have started elsewhere.
+    """
+    from kif_lightning.launch import quiet
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.whatif import Asked, what_if
+
+    quiet()
+    asked = Asked(task=task, rule=rule, tau=tau, gamma=gamma, top=top, beta=beta)
+    with _telling_mistakes():
+        what_if(run, asked, RunConsole())
+
+
 @app.command("import")
 def import_results(
     outputs: Annotated[

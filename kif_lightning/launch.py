@@ -39,7 +39,7 @@ from kif_lightning.sweep import run_noted
 
 NOT_SETTINGS = (
     *("run_root", "run_dir", "rerun", "resume", "checkpoint"),
-    *("plan", "examine_data", "logger"),
+    *("plan", "examine_data", "logger", "keep_boundaries"),
 )
 """Keys that change where, what is shown and what is kept meanwhile, never what is computed."""
 WORDS = ("title", "paper", "published")
@@ -51,7 +51,7 @@ def launch(config: DictConfig) -> None:
 
     A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
     """
-    _quiet()
+    quiet()
     console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
     cell = partial(_run_cell, config, console)
     if _is_sweep():
@@ -232,6 +232,7 @@ def _options(config: DictConfig) -> RunOptions:
         resume=config.resume,
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_every_minutes=config.checkpoint.every_minutes,
+        keep_boundaries=config.keep_boundaries,
         method_settings=run_settings(config)["method"],
         lora=run_settings(config)["lora"],
         optim={
@@ -305,7 +306,7 @@ def _tell_fixes(config: DictConfig, console: RunConsole) -> None:
             )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what repeats at each of the many Trainers and says nothing to the user."""
     for name in ("lightning.pytorch", "lightning.fabric", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.WARNING)

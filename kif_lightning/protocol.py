@@ -39,6 +39,7 @@ class RunOptions:
     resume: str = "latest"
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
+    keep_boundaries: bool = False
     method_settings: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)

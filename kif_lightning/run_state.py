@@ -30,7 +30,7 @@ LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
 FINISHED = "finished.jsonl"
 WRITTEN = (
     *("state", "predictions", "test_rows", "importance", "curves", "boundaries", "adapter"),
-    *("figures", "logs", "wandb"),
+    *("figures", "logs", "wandb", "whatif"),
 )
 """Folders within a run's that rerun=true deletes."""
 
@@ -279,6 +279,11 @@ class RunFolder:
         if len(written) < finished["bytes"] or zlib.crc32(written) != finished["crc32"]:
             raise UserError(f"{path} is damaged (its CRC-32 is not what was written).")
         return [json.loads(line) for line in written.splitlines()]
+
+    def reached(self) -> RunState | None:
+        """Where the run stands by its latest state, without taking it up; None: nothing saved."""
+        path = self._states / LATEST
+        return self._state(read_json(path)["run"]) if path.is_file() else None
 
     def save_training(self, state: RunState, step: int, write: Callable[[Path], None]) -> None:
         """Keep a checkpoint within the next task; every rank calls ``write`` with its folder."""

@@ -25,6 +25,7 @@ from kif_lightning import ranks
 from kif_lightning.assembly import Parts
 from kif_lightning.backbones.ranking import require_any_mask
 from kif_lightning.batches import ELSEWHERE, PASS_OVERHEAD
+from kif_lightning.boundaries import keep_next, require_kept
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
 from kif_lightning.datamodule import ContinualDataModule
@@ -240,6 +241,9 @@ class StreamRunner:
         self.console.say(describe_weights(self.weight_counts(), self.module.trainable_parameters))
         if self.data.look_at_dev:
             self._warn_of_dev_rows()
+        if options.keep_boundaries:
+            weights, phases = self.module.trainable_parameters, len(self.data.training_tasks)
+            self.console.say(require_kept(parts.boundary, weights, phases, sharded=self.sharded))
 
     def _uses_fused(self) -> bool:
         """Whether the training's optimizer is a fused one, which its precision has a say in."""
@@ -370,27 +374,45 @@ class StreamRunner:
         return {index: found[index] for index in task_indices}
 
     def _evaluate(self, left: Sequence[int], label: str, found: dict[int, float]) -> None:
+        def scored(index: int, score: float) -> None:
+            found[index] = score
+            self.state.evaluated = {str(index): value for index, value in found.items()}
+            self.folder.save(self.state)
+
+        for index in left:
+            self._keep_inputs(index)
+        self.score_tasks(left, label, self.folder.path / "predictions", scored)
+
+    def score_tasks(
+        self,
+        left: Sequence[int],
+        label: str,
+        folder: Path,
+        scored: Callable[[int, float], None],
+    ) -> None:
+        """Score the present model on the test rows of each task; changes nothing of the run.
+
+        Args:
+            left: which tasks.
+            label: says which model, in the progress bar and the file names.
+            folder: of the predictions.
+            scored: called with a task's index and its score in percent as soon as it is known.
+        """
         stand_ins = self.parts.stand_ins
 
         def predictions(place: int) -> Path:
-            name = f"{label}__on_{left[place] + 1:02d}_{self.tasks[left[place]].name}.jsonl"
-            return self.folder.path / "predictions" / name
-
-        def scored(place: int, score: float) -> None:
-            found[left[place]] = score
-            self.state.evaluated = {str(index): value for index, value in found.items()}
-            self.folder.save(self.state)
+            return (
+                folder / f"{label}__on_{left[place] + 1:02d}_{self.tasks[left[place]].name}.jsonl"
+            )
 
         scores = TaskScores(
             tasks=[self.tasks[i] for i in left],
             new_score=self.parts.new_score,
             path=predictions,
             stamp={"stand_ins": stand_ins} if stand_ins else {},
-            scored=scored,
+            scored=lambda place, score: scored(left[place], score),
             interruption=self.interruption,
         )
-        for index in left:
-            self._keep_inputs(index)
         self.module.begin_evaluation(
             len(left), lambda place: self.parts.adapter.use_task(self.module.model, left[place])
         )
@@ -435,6 +457,8 @@ class StreamRunner:
         started = time.perf_counter()
         self.begin_task(task_index)
         parts = self.parts
+        if self.options.keep_boundaries:
+            keep_next(parts.boundary, self.folder.path, task_index, task.name)
         selection = {"selection": parts.selection} if parts.selection else {}
         method: dict[str, Callback] = {**parts.gradient, **selection, **parts.boundary}
         # Lightning would write weights that are spread with pickle, in files of its own.

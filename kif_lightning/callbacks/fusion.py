@@ -68,6 +68,8 @@ class KnowledgeFusion(Callback):
         self.units: SkillUnits | None = None
         """The partition of the present task's weights."""
         self._snapshot: dict[str, Tensor] = {}
+        self.keep: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None] | None = None
+        """Called before each fusion with the weights before the task and the present ones."""
 
     def check(self, module: LearningModule) -> None:
         """Refuse a module without importance, and weights the units do not cover."""
@@ -129,6 +131,8 @@ class KnowledgeFusion(Callback):
         assert self.boundary is not None, "identify() comes first"
         started = time.perf_counter()
         if self.boundary.weight is not None:
+            if self.keep is not None:
+                self.keep(self._snapshot, parameters)
             fuse_(self.units, self.boundary.weight, self._snapshot, parameters)
         self._snapshot = {}
         seconds = self.boundary.seconds + time.perf_counter() - started
