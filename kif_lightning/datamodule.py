@@ -572,7 +572,7 @@ class ContinualDataModule(LightningDataModule):
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
         """Test batches of each task named; ``batch_index`` is the place among all processes'."""
-        datasets = [self._evaluation_batches(self.test_tasks[i]) for i in task_indices]
+        datasets = [self.evaluation_batches(self.test_tasks[i]) for i in task_indices]
         return [DataLoader(data, batch_size=None, collate_fn=_as_is) for data in datasets]
 
     def new_tokens_cap(self, task: Task) -> int:
@@ -601,7 +601,8 @@ class ContinualDataModule(LightningDataModule):
             self._test_examples[task.name] = tokenised(self.backbone, task.test)
         return self._test_examples[task.name]
 
-    def _evaluation_batches(self, task: Task) -> _EvaluationBatches:
+    def evaluation_batches(self, task: Task) -> _EvaluationBatches:
+        """Test batches of a task, of the stream or not."""
         ranked: dict[str, Any] = {}
         if self.decode_of(task) == "rank_labels":
             # Long labels may be equal once they are cut: the first of them answers.

@@ -101,6 +101,10 @@ class RunConsole:
         matrix, untrained = results["score_matrix"], results["untrained"]
         self.scores_so_far(names, matrix, untrained, phases, len(names))
         self.metrics(results["metrics"], results["formulas"])
+        if "probe" in results:
+            stands_in = ["stand-in probe"] if results["probe"]["stand_in"] else []
+            told = general_ability(results["probe"])
+            self.say(f"{stamped(told, [*self.stand_ins, *stands_in])}.")
 
     def _title(self, text: str) -> str:
         return stamped(text, self.stand_ins)
@@ -115,6 +119,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def stamped(text: str, stand_ins: Sequence[str]) -> str:
     """A title with what stands for something real behind it."""
     return " - ".join([text, *([f"on {' and '.join(stand_ins)}"] if stand_ins else [])])
+
+
+def general_ability(probe: Mapping[str, Any]) -> str:
+    """Score and loss on the rows of no task, before the first task and after the last."""
+    before, now = probe["untrained"], probe["after"][-1]
+    losses = " -> ".join(
+        "not finite" if loss is None else f"{loss:.2f}" for loss in (before["loss"], now["loss"])
+    )
+    return (
+        f"General ability ({probe['name']}, {probe['rows']} rows): loss {losses} nats a token "
+        f"(lower is better), score {before['score']:.1f} -> {now['score']:.1f}%"
+    )
 
 
 def _percent(score: float | None, digits: int) -> str:
