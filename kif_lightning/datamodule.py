@@ -586,8 +586,7 @@ class ContinualDataModule(LightningDataModule):
         spans the border; the rows of a task end alike.
         """
         if task.name not in self._label_ids:
-            probe = task.train[0].input
-            rows = [Row(id="", input=probe, output=label) for label in task.labels]
+            rows = [Row(id="", input=task.train[0].input, output=name) for name in task.labels]
             self._label_ids[task.name] = [e.answer_ids for e in self.backbone.encode_rows(rows)]
         return self._label_ids[task.name]
 

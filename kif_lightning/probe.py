@@ -21,7 +21,7 @@ from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError, require_count
 from kif_lightning.evaluation import TaskScores
 from kif_lightning.interfaces import Batch, Task
-from kif_lightning.reporting.console import general_ability, stamped
+from kif_lightning.reporting.console import STAND_IN_PROBE, general_ability, stamped
 from kif_lightning.run_state import require_same_data
 from kif_lightning.seeding import generator
 from kif_lightning.storage import write_json_lines
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Measured = dict[str, float | None]
 """``score`` in percent; ``loss``: mean over rows of -log p(answer | prompt) in nats an answer
 token, None where it is not finite."""
-STAND_IN = "stand-in probe"
 
 
 class Probe:
@@ -230,7 +229,7 @@ def _loader(data: ContinualDataModule, task: Task) -> DataLoader[Any]:
 
 
 def _stand_ins(runner: StreamRunner, probe: Probe) -> list[str]:
-    return [*runner.parts.stand_ins, *([STAND_IN] if probe.stand_in else [])]
+    return [*runner.parts.stand_ins, *([STAND_IN_PROBE] if probe.stand_in else [])]
 
 
 def _logged(measured: Mapping[str, float | None]) -> dict[str, float]:

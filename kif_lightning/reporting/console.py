@@ -14,6 +14,10 @@ MOST_COLUMNS = 40
 """Of a score matrix that is shown: a wider one fits no terminal, and T of them are T^3 cells."""
 
 
+STAND_IN_PROBE = "stand-in probe"
+"""What is said of a home-made probe, beside the stand-ins of the run."""
+
+
 class RunConsole:
     """Plain statements and tables; progress bars are the callbacks' matter."""
 
@@ -102,7 +106,7 @@ class RunConsole:
         self.scores_so_far(names, matrix, untrained, phases, len(names))
         self.metrics(results["metrics"], results["formulas"])
         if "probe" in results:
-            stands_in = ["stand-in probe"] if results["probe"]["stand_in"] else []
+            stands_in = [STAND_IN_PROBE] if results["probe"]["stand_in"] else []
             told = general_ability(results["probe"])
             self.say(f"{stamped(told, [*self.stand_ins, *stands_in])}.")
 
