@@ -40,6 +40,7 @@ from kif_lightning.interfaces import (
 from kif_lightning.memory import MemoryRehearsal
 from kif_lightning.metrics import TextScore
 from kif_lightning.penalties import Distillation
+from kif_lightning.probe import Probe
 from kif_lightning.sharding import SHARDED, check_strategy
 
 PRECISIONS = (None, "32-true", "bf16-mixed")
@@ -71,6 +72,8 @@ class Parts:
     optimizer: Callable[..., Any]
     schedule: Callable[..., Any]
     metrics: dict[str, Callable[[], TextScore]]
+    probe: Probe | None = None
+    """Rows of no task, asked before the first one and after each."""
 
     @property
     def stand_ins(self) -> list[str]:
@@ -129,6 +132,18 @@ def build_benchmark(config: DictConfig) -> Benchmark:
     return benchmark
 
 
+def build_probe(config: DictConfig) -> Probe | None:
+    """The rows of no task alone; None without any.
+
+    Raises:
+        UserError: as :func:`build_benchmark`.
+    """
+    collect = _Collector()
+    probe: Probe | None = collect.part(config.probe or None)
+    collect.raise_if_any()
+    return probe
+
+
 def build_parts(config: DictConfig) -> Parts:
     """Instantiate every group of the config.
 
@@ -169,6 +184,7 @@ def build_parts(config: DictConfig) -> Parts:
             str(name): partial(instantiate, entry)
             for name, entry in config.evaluation.metrics.items()
         },
+        probe=collect.part(config.probe or None),
     )
     for name in parts.metrics:
         collect.attempt(partial(parts.new_score, name))
@@ -233,11 +249,14 @@ def _with_truncation(config: DictConfig) -> DictConfig:
 
 
 def _check_metrics(parts: Parts) -> None:
-    for task in parts.benchmark.tasks:
-        if task.metric not in parts.metrics:
+    scored_by = {f"Task {task.name}": task.metric for task in parts.benchmark.tasks}
+    if parts.probe is not None:
+        scored_by["The probe"] = parts.probe.task.metric
+    for what, metric in scored_by.items():
+        if metric not in parts.metrics:
             raise UserError(
-                f"Task {task.name} is scored by {task.metric!r}, which evaluation.metrics does not "
-                f"have; {nearest_names(task.metric, parts.metrics)}."
+                f"{what} is scored by {metric!r}, which evaluation.metrics does not have; "
+                f"{nearest_names(metric, parts.metrics)}."
             )
 
 

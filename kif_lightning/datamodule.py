@@ -290,7 +290,7 @@ class ContinualDataModule(LightningDataModule):
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
         """Test batches of each task named; ``batch_index`` is the place among all processes'."""
-        datasets = [self._evaluation_batches(self.test_tasks[i]) for i in task_indices]
+        datasets = [self.evaluation_batches(self.test_tasks[i]) for i in task_indices]
         return [DataLoader(data, batch_size=None, collate_fn=_as_is) for data in datasets]
 
     def new_tokens_cap(self, task: Task) -> int:
@@ -304,8 +304,7 @@ class ContinualDataModule(LightningDataModule):
         spans the border; the rows of a task end alike.
         """
         if task.name not in self._label_ids:
-            probe = task.train[0].input
-            rows = [Row(id="", input=probe, output=label) for label in task.labels]
+            rows = [Row(id="", input=task.train[0].input, output=name) for name in task.labels]
             self._label_ids[task.name] = [e.answer_ids for e in self.backbone.encode_rows(rows)]
         return self._label_ids[task.name]
 
@@ -319,7 +318,8 @@ class ContinualDataModule(LightningDataModule):
             self._test_examples[task.name] = tokenised(self.backbone, task.test)
         return self._test_examples[task.name]
 
-    def _evaluation_batches(self, task: Task) -> EvaluationBatches:
+    def evaluation_batches(self, task: Task) -> EvaluationBatches:
+        """Test batches of a task, of the stream or not."""
         ranked: dict[str, Any] = {}
         if self.decode_of(task) == "rank_labels":
             # Long labels may be equal once they are cut: the first of them answers.

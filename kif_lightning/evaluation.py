@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ class TaskScores(Callback):
         self.stamp = stamp
         self.scored = scored
         self.interruption = interruption
+        self.losses: dict[int, float | None] = {}
+        """Place -> mean over its rows of the loss, where the module measured it; not finite: None.
+        """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning has just taken SIGTERM for itself."""
@@ -62,15 +66,18 @@ class TaskScores(Callback):
         """After a task's last batch: its score; stop if asked to."""
         if batch_idx + 1 == trainer.num_test_batches[dataloader_idx]:
             module: Any = pl_module
-            self._score(dataloader_idx, module.answers[dataloader_idx])
+            losses = module.answer_losses[dataloader_idx]
+            self._score(dataloader_idx, module.answers[dataloader_idx], losses)
         if ranks.any_rank(self.interruption.requested is not None)[0]:
             raise Interrupted
 
-    def _score(self, place: int, own_answers: dict[int, str]) -> None:
+    def _score(self, place: int, own_answers: dict[int, str], own_losses: dict[int, float]) -> None:
         task = self.tasks[place]
         answers: dict[int, str] = {}
-        for found in ranks.gathered(own_answers):
-            answers.update(found)
+        losses: dict[int, float] = {}
+        for some_answers, some_losses in ranks.gathered((own_answers, own_losses)):
+            answers.update(some_answers)
+            losses.update(some_losses)
         texts = [answers[row] for row in range(len(task.test))]
         score: Any = self.new_score(task.metric)
         # Every rank has all rows: a torchmetrics object must not add them up over the ranks.
@@ -83,12 +90,23 @@ class TaskScores(Callback):
                 "prediction": text,
                 "reference": row.output,
                 "score": row_score,
+                **({"loss": _number(losses[index])} if losses else {}),
                 **self.stamp,
             }
-            for row, text, row_score in zip(task.test, texts, score.row_scores(), strict=True)
+            for index, (row, text, row_score) in enumerate(
+                zip(task.test, texts, score.row_scores(), strict=True)
+            )
         ]
+        if losses:
+            # In the order of rows: the sum must not depend on who answered which.
+            self.losses[place] = _number(sum(losses[i] for i in range(len(losses))) / len(losses))
         ranks.on_first(lambda: write_json_lines(self.path(place), records))
         self.scored(place, value)
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN and no infinity."""
+    return value if isfinite(value) else None
 
 
 def _never() -> bool:

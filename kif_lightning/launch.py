@@ -23,11 +23,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
 from kif_lightning import ranks
-from kif_lightning.assembly import build_benchmark, build_parts, fixed
+from kif_lightning.assembly import build_benchmark, build_parts, build_probe, fixed
 from kif_lightning.checkup import examine_run
 from kif_lightning.errors import UserError
 from kif_lightning.interruption import EXIT_STATUS, Interrupted, Interruption
 from kif_lightning.plan import show_plan
+from kif_lightning.probe import require_same_probe
 from kif_lightning.protocol import RunOptions
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.doctor_table import brief
@@ -147,10 +148,13 @@ def _compare_data(config: DictConfig, folder: RunFolder, console: RunConsole) ->
     """Refuse to show a finished run for data that changed; data that are gone are only told of."""
     try:
         tasks = build_benchmark(config).tasks
+        probe = build_probe(config)
     except UserError as error:
         console.say(f"Whether the data are still those of the run is not known: {error}")
         return
     folder.require_same_data({task.name: dict(task.sha256) for task in tasks})
+    if probe is not None:
+        require_same_probe(probe, folder.results(), folder.path)
 
 
 def _whole_report(config: DictConfig) -> str:
@@ -181,6 +185,9 @@ def run_settings(config: DictConfig) -> dict[str, Any]:
     """The resolved config without the keys that change no result."""
     resolved: Any = OmegaConf.to_container(config, resolve=True)
     settings = {key: value for key, value in resolved.items() if key not in NOT_SETTINGS}
+    if not settings["probe"]:
+        # Runs of before there were probes keep their folders.
+        del settings["probe"]
     method = {key: value for key, value in settings["method"].items() if key not in WORDS}
     return {**settings, "method": method}
 
@@ -266,6 +273,7 @@ def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
         define("train/*", step_metric="running_step")
         define("task")
         define("score/*", step_metric="task")
+        define("probe/*", step_metric="task")
     return logger
 
 

@@ -101,6 +101,8 @@ class ContinualModule(LightningModule):
         """Optimizer steps of the whole run: the axis of the training curves."""
         self.answers: list[dict[int, str]] = []
         """For each dataloader of the last ``test``: row -> generated text, of this rank's rows."""
+        self.answer_losses: list[dict[int, float]] = []
+        """The same: row -> nats a token, where the batches bring what should have been answered."""
         self._prepare: Callable[[int], None] = _nothing
         self._skipped_in_a_row = 0
         self._overflows_in_a_row = 0
@@ -309,6 +311,14 @@ class ContinualModule(LightningModule):
         """-log p(answer | prompt) of a batch, summed over rows and tokens."""
         return token_loss(*self.backbone.answer_logits(self.model, batch["inputs"]))
 
+    def token_losses(self, inputs: Batch) -> Tensor:
+        """-log p(answer | prompt) of each row over its number of answer tokens, (N,) nats."""
+        logits, labels = self.backbone.answer_logits(self.model, inputs)
+        losses = cross_entropy(
+            logits.float().transpose(1, 2), labels, ignore_index=-100, reduction="none"
+        )
+        return losses.sum(dim=1) / (labels >= 0).sum(dim=1)
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """One check of the whole step; gradients are accumulated, unscaled, not yet clipped.
 
@@ -380,6 +390,7 @@ class ContinualModule(LightningModule):
         """
         self._prepare = prepare or _nothing
         self.answers = [{} for _ in range(num_loaders)]
+        self.answer_losses = [{} for _ in range(num_loaders)]
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Another dataloader begins, so another task."""
@@ -395,8 +406,11 @@ class ContinualModule(LightningModule):
             texts = [labels[best] for best in ranked.argmax(dim=1).tolist()]
         else:
             texts = self.backbone.generate(self.model, inputs, batch["max_new_tokens"])
+        # One that fills up goes through the model all the same, as the other processes' do.
+        losses = self.token_losses(batch["answered"]).tolist() if "answered" in batch else ()
         if batch["rows"]:
             self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
+            self.answer_losses[dataloader_idx].update(zip(batch["rows"], losses, strict=False))
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:

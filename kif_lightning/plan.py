@@ -73,6 +73,15 @@ def show_plan(runner: StreamRunner) -> None:
             f"{minutes:.1f}",
         )
     runner.console.console.print(table)
+    probe = runner.parts.probe
+    if probe is not None:
+        times = len(data.training_tasks) + 1
+        minutes = times * test_second * data.test_examples(probe.task).prompt_lengths.sum() / 60
+        total += minutes
+        runner.console.say(
+            f"General ability: {len(probe.task.test)} rows of the probe {probe.name}, asked "
+            f"{times} times: {minutes:.1f} minutes."
+        )
     memory = runner.parts.memory
     if memory is not None or runner.parts.rehearsal is not None:
         kept = sum(memory.budget(task) for task in data.training_tasks) if memory else 0

@@ -93,6 +93,7 @@ def protocol_stamp(
         "evaluation_matrix": options.evaluation_matrix,
         "loss_mean": options.loss_mean,
         "selection": selection,
+        **({} if parts.probe is None else {"probe": parts.probe.stamp()}),
         "gradient_clip": options.gradient_clip,
         **trainer,
         "evaluation_precision": options.evaluation_precision or trainer.get("precision"),

@@ -53,6 +53,8 @@ class RunState:
     untrained: list[float | None] | None = None
     phases: list[dict[str, Any]] = field(default_factory=list)
     logged_steps: int = 0
+    probe_untrained: dict[str, float | None] | None = None
+    """The probe's score and loss before the first task; each phase holds those after it."""
     data_sha256: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property

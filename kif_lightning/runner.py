@@ -44,6 +44,7 @@ from kif_lightning.interfaces import (
 from kif_lightning.interruption import Interrupted, Interruption
 from kif_lightning.modes import evaluating
 from kif_lightning.module import ContinualModule
+from kif_lightning.probe import probe_learnt, probe_record, probe_untrained, without_probe
 from kif_lightning.protocol import RunOptions, protocol_stamp
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
@@ -431,6 +432,7 @@ class StreamRunner:
         """Take up the state to go on from; returns the checkpoint within a task, if any."""
         resumed = self.folder.load(self.options.resume)
         sha256 = {task.name: dict(task.sha256) for task in self.tasks}
+        sha256 |= self.parts.probe.data_sha256 if self.parts.probe else {}
         ranks.barrier()  # before the first one writes another state
         training = None
         if resumed is None:
@@ -448,6 +450,7 @@ class StreamRunner:
             self.state.untrained = [scores[i] for i in range(len(self.tasks))]
             self.state.evaluated = {}
             self.folder.save(self.state)
+        probe_untrained(self)
         return training
 
     def _learn(self, task_index: int, training: Path | None) -> None:
@@ -513,6 +516,7 @@ class StreamRunner:
         started = time.perf_counter()
         label = _label(task_index, self.data.training_tasks[task_index])
         scores = self.evaluate(self.tasks_to_judge(task_index), label)
+        probed = probe_learnt(self, task_index, label)
         state.phases[-1]["seconds"]["evaluate"] += time.perf_counter() - started
         state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
         state.next_task = task_index + 1
@@ -520,7 +524,7 @@ class StreamRunner:
         if self.logger is not None:
             on_tasks = {f"score/{self.tasks[j].name}": score for j, score in scores.items()}
             axes = {"task": task_index + 1, "running_step": state.logged_steps}
-            self.logger.log_metrics({**on_tasks, **axes}, step=state.logged_steps)
+            self.logger.log_metrics({**on_tasks, **probed, **axes}, step=state.logged_steps)
         self.folder.save(state)
 
     def tasks_to_judge(self, task_index: int) -> list[int]:
@@ -669,7 +673,7 @@ class StreamRunner:
                 }
                 for task in self.tasks
             ],
-            phases=state.phases,
+            phases=without_probe(state.phases),
             stand_ins=self.parts.stand_ins,
             data_findings=self.data_findings,
             protocol=protocol_stamp(
@@ -683,6 +687,7 @@ class StreamRunner:
                 self.parts.backbone.computation(self.module.model),
             ),
             cost=self._cost(state),
+            probe=probe_record(self),
         )
         ranks.on_first(lambda: self.folder.write_results(results))
         return results

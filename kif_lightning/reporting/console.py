@@ -14,6 +14,10 @@ MOST_COLUMNS = 40
 """Of a score matrix that is shown: a wider one fits no terminal, and T of them are T^3 cells."""
 
 
+STAND_IN_PROBE = "stand-in probe"
+"""What is said of a home-made probe, beside the stand-ins of the run."""
+
+
 class RunConsole:
     """Plain statements and tables; progress bars are the callbacks' matter."""
 
@@ -101,6 +105,10 @@ class RunConsole:
         matrix, untrained = results["score_matrix"], results["untrained"]
         self.scores_so_far(names, matrix, untrained, phases, len(names))
         self.metrics(results["metrics"], results["formulas"])
+        if "probe" in results:
+            stands_in = [STAND_IN_PROBE] if results["probe"]["stand_in"] else []
+            told = general_ability(results["probe"])
+            self.say(f"{stamped(told, [*self.stand_ins, *stands_in])}.")
 
     def _title(self, text: str) -> str:
         return stamped(text, self.stand_ins)
@@ -115,6 +123,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def stamped(text: str, stand_ins: Sequence[str]) -> str:
     """A title with what stands for something real behind it."""
     return " - ".join([text, *([f"on {' and '.join(stand_ins)}"] if stand_ins else [])])
+
+
+def general_ability(probe: Mapping[str, Any]) -> str:
+    """Score and loss on the rows of no task, before the first task and after the last."""
+    before, now = probe["untrained"], probe["after"][-1]
+    losses = " -> ".join(
+        "not finite" if loss is None else f"{loss:.2f}" for loss in (before["loss"], now["loss"])
+    )
+    return (
+        f"General ability ({probe['name']}, {probe['rows']} rows): loss {losses} nats a token "
+        f"(lower is better), score {before['score']:.1f} -> {now['score']:.1f}%"
+    )
 
 
 def _percent(score: float | None, digits: int) -> str:

@@ -23,12 +23,14 @@ def results_record(
     data_findings: Sequence[dict[str, Any]] | None = None,
     protocol: dict[str, Any],
     cost: dict[str, Any],
+    probe: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of ``results.json``; metrics are recomputed from the matrix.
 
     ``tasks``: what is evaluated, the matrix's columns; ``phases``: what was trained on, its rows.
     ``stand_ins`` says which parts only stand for real ones (``stand-in data``, ``stand-in model``);
-    ``data_findings``: the data doctor's errors and warnings; None: it did not look.
+    ``data_findings``: the data doctor's errors and warnings; None: it did not look;
+    ``probe``: scores and losses on rows of no task, if there were such.
     """
     metrics = transfer_metrics(score_matrix, untrained=untrained)
     return {
@@ -43,6 +45,7 @@ def results_record(
         "phases": list(phases),
         "protocol": protocol,
         "cost": cost,
+        **({} if probe is None else {"probe": probe}),
     }
 
 

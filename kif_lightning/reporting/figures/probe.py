@@ -1,0 +1,72 @@
+"""General ability through the stream: score and loss on rows that belong to no task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite, nan
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from kif_lightning.reporting.console import STAND_IN_PROBE
+from kif_lightning.reporting.figures import RunFigure
+from kif_lightning.reporting.figures.style import line_style, new_figure, say_stand_ins
+from kif_lightning.reporting.run_record import RunRecord
+
+
+def draw(record: RunRecord) -> Figure | None:
+    """Loss above, score below, before the first phase and after each; None without a probe."""
+    probe = record.results.get("probe")
+    if probe is None:
+        return None
+    points = [probe["untrained"], *probe["after"]]
+    names = ["before", *record.phases]
+    figure = new_figure(max(4.5, 1.5 + 0.38 * len(names)), 4.4)
+    figure.suptitle(f"General ability: {probe['rows']} rows of no task (probe: {probe['name']})")
+    above, below = figure.subplots(2, 1, sharex=True)
+    _line(above, [point["loss"] for point in points], place=5)
+    above.set_ylabel("loss (lower is better)\nnats per answer token", fontsize=8)
+    scores = [point["score"] for point in points]
+    _line(below, scores, place=0)
+    below.set_ylabel(
+        f"score (higher is better)\n{probe['metric'].replace('_', ' ')}, %", fontsize=8
+    )
+    below.set_ylim(0, max(10, 1.25 * max(scores)))
+    below.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    kinds = [*record.stand_ins, *([STAND_IN_PROBE] if probe["stand_in"] else [])]
+    say_stand_ins(figure, kinds)
+    return figure
+
+
+def _line(axes: Axes, values: Sequence[float | None], *, place: int) -> None:
+    """The values, with the first one as a level to compare with; what is not finite is a gap."""
+    heights = [nan if value is None else value for value in values]
+    axes.plot(range(len(heights)), heights, **line_style(place))
+    axes.margins(y=0.25)
+    if isfinite(heights[0]):
+        axes.axhline(heights[0], color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+    for index in (0, len(heights) - 1):
+        if isfinite(heights[index]):
+            axes.annotate(
+                f"{heights[index]:.2f}",
+                (index, heights[index]),
+                textcoords="offset points",
+                xytext=(0, 6),
+                ha="center",
+                fontsize=7,
+            )
+
+
+FIGURE = RunFigure(
+    name="general_ability",
+    title="General ability",
+    caption=(
+        "The model is asked rows that belong to no task, before the first task and after each. "
+        "Loss: how unlikely it finds the right answers, which moves for every model; score: how "
+        "many it gives. The dotted line is the model before the stream. Loss above it and score "
+        "below it: the stream has cost ability that no task asks for. Loss can also fall, as a "
+        "model learns to answer in few words. Where tasks have weights of their own, those of the "
+        "newest task answer."
+    ),
+    draw=draw,
+)
