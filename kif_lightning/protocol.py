@@ -90,6 +90,7 @@ def protocol_stamp(
         "evaluation_batch": options.evaluation_batch_size,
         "evaluation_batch_tokens": options.evaluation_batch_tokens,
         "evaluation_matrix": options.evaluation_matrix,
+        "evaluation_rows": parts.evaluation_rows,
         "loss_mean": options.loss_mean,
         "selection": selection,
         "gradient_clip": options.gradient_clip,

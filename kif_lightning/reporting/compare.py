@@ -21,7 +21,7 @@ from kif_lightning.storage import flat, read_json
 
 MUST_MATCH = (
     "benchmark", "order", "data_sha256", "rows", "metrics", "backbone", "weights", "lora", "optim",
-    "prompt_and_decoding", "decode", "epochs", "effective_batch",
+    "prompt_and_decoding", "decode", "evaluation_rows", "epochs", "effective_batch",
 )  # fmt: skip
 """Keys of the protocol stamp in which runs must agree for their methods to be comparable.
 
@@ -132,9 +132,10 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
         found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
         if _selects_by_dev(protocol):
             found[DEV_FILES] = {task: splits.get("dev") for task, splits in data.items()}
-    if "decode" not in found and not protocol.get("imported"):
+    if not protocol.get("imported"):
         # From before there was a choice.
-        found["decode"] = dict.fromkeys(found.get("order", ()), "generate")
+        found.setdefault("decode", dict.fromkeys(found.get("order", ()), "generate"))
+        found.setdefault("evaluation_rows", "test")
     return found
 
 
