@@ -21,7 +21,7 @@ from kif_lightning.storage import flat, read_json
 
 MUST_MATCH = (
     "benchmark", "order", "data_sha256", "rows", "metrics", "backbone", "weights", "lora", "optim",
-    "prompt_and_decoding", "decode", "evaluation_rows", "epochs", "effective_batch",
+    "prompt_and_decoding", "decode", "epochs", "effective_batch",
 )  # fmt: skip
 """Keys of the protocol stamp in which runs must agree for their methods to be comparable.
 
@@ -30,6 +30,7 @@ Imported runs do not have all of them: of each pair, the keys that both have are
 DEV_FILES = "data_sha256 of dev"
 STEPS_BY_LENGTH = "length_grouping"
 EVALUATED_IN = "evaluation_precision"
+EVALUATED_ON = "evaluation_rows"
 Results = Mapping[str, Any]
 IMPORTED = " (imported)"
 ABSENT = "absent"
@@ -91,7 +92,7 @@ def _check_same_protocol(results: Mapping[Path, Results]) -> None:
         imported = any(_is_imported(results[run]) for run in (reference, folder))
         both = expected.keys() & other.keys()
         keys = [key for key in MUST_MATCH if not imported or key in both]
-        keys += [] if imported else [STEPS_BY_LENGTH]
+        keys += [EVALUATED_ON] if imported else [EVALUATED_ON, STEPS_BY_LENGTH]
         # Earlier results do not tell in which dtype their weights were.
         keys += [key for key in (DEV_FILES, "backbone_dtype") if key in both]
         differing = [key for key in keys if other.get(key) != expected.get(key)]
@@ -132,10 +133,10 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
         found["data_sha256"] = {task: _without(splits, "dev") for task, splits in data.items()}
         if _selects_by_dev(protocol):
             found[DEV_FILES] = {task: splits.get("dev") for task, splits in data.items()}
-    if not protocol.get("imported"):
+    if "decode" not in found and not protocol.get("imported"):
         # From before there was a choice.
-        found.setdefault("decode", dict.fromkeys(found.get("order", ()), "generate"))
-        found.setdefault("evaluation_rows", "test")
+        found["decode"] = dict.fromkeys(found.get("order", ()), "generate")
+    found.setdefault(EVALUATED_ON, "test")
     return found
 
 
