@@ -17,12 +17,13 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning.errors import UserError, require_between, require_count
 from kif_lightning.launch import run_cell, run_path
-from kif_lightning.paths import conf_dir
+from kif_lightning.paths import conf_dir, option_names
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.search import Searched, Trial, publish
 
@@ -116,8 +117,10 @@ def _split(overrides: Sequence[str]) -> tuple[list[str | None], list[str]]:
             )
         if key != "method":
             others.append(text)
+        elif isinstance(value := override.value(), Glob):
+            methods = [*value.filter(option_names("method"))]
         elif override.is_sweep_override():
-            methods = list(override.sweep_string_iterator())
+            methods = [*override.sweep_string_iterator()]
         else:
             methods = [override.get_value_element_as_str()]
     return methods, others
