@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning.adapters import FullAdapter, PeftAdapter
 from kif_lightning.batches import LengthGrouping
+from kif_lightning.benchmarks.held_out import held_out_tasks
 from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, SelectBestStep
 from kif_lightning.callbacks.checkpoint import check_cadence
 from kif_lightning.errors import (
@@ -31,6 +33,7 @@ from kif_lightning.interfaces import (
     Benchmark,
     Decode,
     EvaluationMatrix,
+    EvaluationRows,
     HasNeeds,
     Memory,
     Penalty,
@@ -52,6 +55,8 @@ KNOW_SHARDS = (
     *(KnowledgeFusion, FusionWithReplay, SelectBestStep),
 )
 """The parts, of those that touch weights, that work where each rank holds a part of them."""
+HELD_OUT_ROWS = "held-out rows of train, not test"
+"""How results say that they are for choosing settings, not for reporting."""
 
 
 @dataclass(kw_only=True)
@@ -74,12 +79,21 @@ class Parts:
     metrics: dict[str, Callable[[], TextScore]]
     probe: Probe | None = None
     """Rows of no task, asked before the first one and after each."""
+    evaluation_rows: EvaluationRows = "test"
+
+    @property
+    def stand_in_parts(self) -> list[str]:
+        """Which parts only stand for real ones."""
+        kinds = {"data": self.benchmark.stand_in, "model": self.backbone.stand_in}
+        return [f"stand-in {kind}" for kind, stands_in in kinds.items() if stands_in]
 
     @property
     def stand_ins(self) -> list[str]:
-        """Which parts only stand for real ones; every result says so."""
-        kinds = {"data": self.benchmark.stand_in, "model": self.backbone.stand_in}
-        return [f"stand-in {kind}" for kind, stands_in in kinds.items() if stands_in]
+        """What stands for something real, the rows that answers are scored on among it.
+
+        Every result says so.
+        """
+        return self.stand_in_parts + [HELD_OUT_ROWS] * (self.evaluation_rows == "held_out")
 
     def new_score(self, metric: str) -> TextScore:
         """A fresh metric object."""
@@ -127,7 +141,7 @@ def build_benchmark(config: DictConfig) -> Benchmark:
         UserError: all mistakes found, one a line.
     """
     collect = _Collector()
-    benchmark: Benchmark = collect.part(config.benchmark)
+    benchmark: Benchmark = collect.attempt(lambda: _benchmark(config))
     collect.raise_if_any()
     return benchmark
 
@@ -142,6 +156,20 @@ def build_probe(config: DictConfig) -> Probe | None:
     probe: Probe | None = collect.part(config.probe or None)
     collect.raise_if_any()
     return probe
+
+
+def _benchmark(config: DictConfig) -> Benchmark:
+    benchmark: Benchmark = instantiate(config.benchmark)
+    evaluation = config.evaluation
+    if evaluation.rows != "held_out":
+        return benchmark
+    held_out = copy.copy(benchmark)
+    held_out.tasks = held_out_tasks(
+        benchmark.tasks,
+        most_rows=evaluation.held_out_rows,
+        most_share=evaluation.held_out_share,
+    )
+    return held_out
 
 
 def build_parts(config: DictConfig) -> Parts:
@@ -167,7 +195,7 @@ def build_parts(config: DictConfig) -> Parts:
         )
     )
     parts = Parts(
-        benchmark=collect.part(config.benchmark),
+        benchmark=collect.attempt(lambda: _benchmark(config)),
         backbone=collect.part(_with_truncation(config)),
         adapter=collect.part(method.adapter),
         identification=collect.part(method.importance),
@@ -185,6 +213,7 @@ def build_parts(config: DictConfig) -> Parts:
             for name, entry in config.evaluation.metrics.items()
         },
         probe=collect.part(config.probe or None),
+        evaluation_rows=config.evaluation.rows,
     )
     for name in parts.metrics:
         collect.attempt(partial(parts.new_score, name))
@@ -210,6 +239,7 @@ def _check_plain_settings(config: DictConfig) -> None:
     evaluation, optim = config.evaluation, config.optim
     require_choice("evaluation.matrix", evaluation.matrix, get_args(EvaluationMatrix))
     require_choice("evaluation.decode", evaluation.decode, get_args(Decode))
+    require_choice("evaluation.rows", evaluation.rows, get_args(EvaluationRows))
     require_count("evaluation.batch_size", evaluation.batch_size)
     if evaluation.batch_tokens is not None:
         require_count("evaluation.batch_tokens", evaluation.batch_tokens)

@@ -82,6 +82,27 @@ def compare(
 
 
 @app.command()
+def tune(
+    overrides: Annotated[
+        list[str], typer.Argument(help="As of a run: +experiment=NAME method=A,B ...")
+    ],
+    trials: Annotated[int, typer.Option(help="Runs of each method, its defaults first.")] = 12,
+    order: Annotated[
+        str, typer.Option(help="benchmark.order of the search, not the one that is reported.")
+    ] = "random_100",
+    lr_span: Annotated[
+        float, typer.Option(help="The learning rate: from the default / this to that times this.")
+    ] = 10.0,
+) -> None:
+    """Choose each method's learning rate and one strength by runs scored on held-out train rows."""
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.tuning import tune as search
+
+    with _telling_mistakes():
+        search(overrides, num_trials=trials, order=order, lr_span=lr_span, console=RunConsole())
+
+
+@app.command()
 def doctor(
     path: Annotated[
         Path,

@@ -18,6 +18,8 @@ Decode = Literal["generate", "rank_labels"]
 TaskKind = Literal["classification", "generation", "multiple_choice", "dialogue_state"]
 EvaluationMatrix = Literal["full", "final_row", "diagonal", "diagonal_and_final_row"]
 """Which of the scores a[i][j], j <= i, are measured."""
+EvaluationRows = Literal["test", "held_out"]
+"""On which rows: the test split, or rows of train that are not trained on."""
 Parameters = Mapping[str, nn.Parameter]
 """Exported name (as in the saved adapter) -> trainable parameter."""
 

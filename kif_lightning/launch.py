@@ -43,8 +43,10 @@ NOT_SETTINGS = (
     *("plan", "examine_data", "logger", "keep_boundaries"),
 )
 """Keys that change where, what is shown and what is kept meanwhile, never what is computed."""
-WORDS = ("title", "paper", "published")
-"""What a method's yaml says of itself in words."""
+WORDS = ("title", "paper", "published", "strength")
+"""What a method's yaml says of itself, of which its numbers know nothing."""
+OF_HELD_OUT = ("rows", "held_out_rows", "held_out_share")
+"""Keys of ``evaluation`` that say nothing where answers are scored on test rows."""
 
 
 def launch(config: DictConfig) -> None:
@@ -52,9 +54,8 @@ def launch(config: DictConfig) -> None:
 
     A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
     """
-    quiet()
     console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
-    cell = partial(_run_cell, config, console)
+    cell = partial(run_cell, config, console)
     if _is_sweep():
         run_noted(cell, find_folder=partial(run_path, config), keep_record=not config.plan)
     else:
@@ -72,10 +73,17 @@ def _is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def _run_cell(config: DictConfig, console: RunConsole) -> None:
+def run_cell(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
+    """Run one cell; returns its results (None for a plan).
+
+    Raises:
+        SystemExit: it was asked to stop.
+        UserError: a mistake.
+    """
+    quiet()
     with Interruption(console.say) as interruption, _telling_full_disks(config):
         try:
-            run(config, console, interruption)
+            return run(config, console, interruption)
         except Interrupted:
             console.say(
                 f"Stopped before its end: {run_path(config)}. The same command goes on from there "
@@ -189,7 +197,11 @@ def run_settings(config: DictConfig) -> dict[str, Any]:
         # Runs of before there were probes keep their folders.
         del settings["probe"]
     method = {key: value for key, value in settings["method"].items() if key not in WORDS}
-    return {**settings, "method": method}
+    evaluation = settings["evaluation"]
+    if evaluation["rows"] == "test":
+        # How runs from before there was a choice have it: they keep their folders.
+        evaluation = {key: value for key, value in evaluation.items() if key not in OF_HELD_OUT}
+    return {**settings, "method": method, "evaluation": evaluation}
 
 
 def run_path(config: DictConfig) -> Path:

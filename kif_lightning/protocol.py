@@ -91,6 +91,7 @@ def protocol_stamp(
         "evaluation_batch": options.evaluation_batch_size,
         "evaluation_batch_tokens": options.evaluation_batch_tokens,
         "evaluation_matrix": options.evaluation_matrix,
+        "evaluation_rows": parts.evaluation_rows,
         "loss_mean": options.loss_mean,
         "selection": selection,
         **({} if parts.probe is None else {"probe": parts.probe.stamp()}),

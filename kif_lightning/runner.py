@@ -700,8 +700,8 @@ class StreamRunner:
             adapter.load_state_dict(model, whole)
         with replacing_folder(self.folder.path / "adapter") as folder:
             adapter.save(model, folder)
-            if self.parts.stand_ins:
-                _stamp_model_card(folder / "README.md", self.parts.stand_ins)
+            if self.parts.stand_in_parts:
+                _stamp_model_card(folder / "README.md", self.parts.stand_in_parts)
 
     @cached_property
     def device(self) -> torch.device:

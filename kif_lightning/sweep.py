@@ -24,7 +24,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from kif_lightning.errors import UserError
 
 PLUGINS = {"local": "hydra_joblib_launcher", "slurm": "hydra_submitit_launcher"}
-"""What each option of the config group ``sweep`` needs."""
+"""What those options of the config group ``sweep`` need that choose a launcher."""
 NOT_ENDED = (
     "began but did not end: it was stopped or killed, or still runs elsewhere; the same command "
     "goes on with it"
@@ -54,10 +54,16 @@ class SweepNotes:
         """Make the folder known in the cell's process."""
         _present.set(self)
 
+    def on_multirun_end(self, config: Any, **_: Any) -> None:
+        """Say how to see the cells side by side; of several experiments it is all that there is."""
+        folder = Path(config.run_root) / config.experiment_name
+        if not config.plan and len(list(folder.glob("*/results.json"))) > 1:
+            sys.stdout.write(f"Compare the runs: kif compare {folder}\n")
+
     def _nothing(self, **_: Any) -> None:
         """Hydra calls every hook."""
 
-    on_run_start = on_run_end = on_multirun_end = on_job_end = _nothing
+    on_run_start = on_run_end = on_job_end = _nothing
 
 
 _present: ContextVar[SweepNotes | None] = ContextVar("sweep_notes", default=None)
@@ -66,16 +72,21 @@ _present: ContextVar[SweepNotes | None] = ContextVar("sweep_notes", default=None
 def require_plugin(arguments: Sequence[str]) -> None:
     """Raise UserError if a command line asks for a launcher that is not installed."""
     for argument in arguments:
-        key, _, option = argument.partition("=")
-        if key.lstrip("+") != "sweep" or option not in PLUGINS:
+        key, _, value = argument.partition("=")
+        if key.lstrip("+") != "sweep":
             continue
-        if importlib.util.find_spec("hydra_plugins") is None or not importlib.util.find_spec(
-            f"hydra_plugins.{PLUGINS[option]}"
-        ):
-            raise UserError(
-                f"{argument} needs a launcher that is not installed: pip install "
-                "'kif-lightning[sweeps]', or leave it out to run one cell after another."
-            )
+        for option in (name.strip() for name in value.strip("[]").split(",")):
+            if option in PLUGINS and not _is_installed(PLUGINS[option]):
+                raise UserError(
+                    f"{argument} needs a launcher that is not installed: pip install "
+                    f"'kif-lightning[sweeps]', or leave {option} out to run one cell after another."
+                )
+
+
+def _is_installed(plugin: str) -> bool:
+    return importlib.util.find_spec("hydra_plugins") is not None and (
+        importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
+    )
 
 
 def run_noted(

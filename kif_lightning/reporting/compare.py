@@ -30,6 +30,7 @@ Imported runs do not have all of them: of each pair, the keys that both have are
 DEV_FILES = "data_sha256 of dev"
 STEPS_BY_LENGTH = "length_grouping"
 EVALUATED_IN = "evaluation_precision"
+EVALUATED_ON = "evaluation_rows"
 Results = Mapping[str, Any]
 IMPORTED = " (imported)"
 ABSENT = "absent"
@@ -91,7 +92,7 @@ def _check_same_protocol(results: Mapping[Path, Results]) -> None:
         imported = any(_is_imported(results[run]) for run in (reference, folder))
         both = expected.keys() & other.keys()
         keys = [key for key in MUST_MATCH if not imported or key in both]
-        keys += [] if imported else [STEPS_BY_LENGTH]
+        keys += [EVALUATED_ON] if imported else [EVALUATED_ON, STEPS_BY_LENGTH]
         # Earlier results do not tell in which dtype their weights were.
         keys += [key for key in (DEV_FILES, "backbone_dtype") if key in both]
         differing = [key for key in keys if other.get(key) != expected.get(key)]
@@ -135,6 +136,7 @@ def _comparable(protocol: Mapping[str, Any]) -> dict[str, Any]:
     if "decode" not in found and not protocol.get("imported"):
         # From before there was a choice.
         found["decode"] = dict.fromkeys(found.get("order", ()), "generate")
+    found.setdefault(EVALUATED_ON, "test")
     return found
 
 

@@ -118,6 +118,27 @@ def test_a_method_describes_itself(method: str) -> None:
 FIXES = {"precision", "gradient_clip", "truncation", "loss_mean", "lr_factor"}
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_strength_a_method_declares_is_a_number_it_has(method: str) -> None:
+    """And its default lies within the range, which the checks of the part itself let pass."""
+    config = composed(f"method={method}")
+    strength = config.method.strength
+    if strength is None:
+        return
+    assert set(strength) == {"key", "low", "high", "log"}
+    default = OmegaConf.select(config, strength.key)
+    assert isinstance(default, int | float)
+    assert strength.low < default < strength.high or default in (strength.low, strength.high)
+    assert not strength.log or strength.low > 0
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if raw(f"method/{m}").get("strength")])
+def test_the_ends_of_a_strengths_range_are_taken(method: str, tiny: Tiny) -> None:
+    strength = composed(f"method={method}").method.strength
+    for value in (strength.low, strength.high):
+        build_parts(tiny.config(method, **{strength.key: value}))
+
+
 def test_methods_do_not_share_titles() -> None:
     titles = [raw(f"method/{method}").title for method in METHODS]
     assert len(set(titles)) == len(titles)

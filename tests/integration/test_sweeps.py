@@ -54,9 +54,10 @@ def test_a_failed_cell_is_named_and_a_rerun_skips_the_others(
     assert len(before) == 2
     assert not list(tmp_path.glob("runs/.sweep_*"))
 
-    again = sweep(tmp_path, tiny_t5, toy_data, "evaluation.batch_size=2,3")
+    again = sweep(tmp_path, tiny_t5, toy_data, "evaluation.batch_size=2,3", "+sweep=methods")
     assert (again.returncode, told(again)) == (0, []), again.stderr
-    assert again.stdout.count("Finished already") == 2
+    assert again.stdout.count("Finished already") == 2, "the command line's method, no other"
+    assert again.stdout.splitlines()[-1] == "Compare the runs: kif compare runs/free"
     assert results(tmp_path) == before
 
 

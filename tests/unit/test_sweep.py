@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from kif_lightning import sweep
+from kif_lightning.benchmarks.orders import resolve_order
 from kif_lightning.errors import UserError
 from kif_lightning.paths import conf_dir
 from kif_lightning.sweep import SweepNotes, failures_told, require_plugin, run_noted
@@ -171,21 +174,88 @@ def test_no_sweep_changes_nothing(
 
 def test_a_missing_launcher_tells_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for argument in ("+sweep=local", "+sweep=slurm", "sweep=local"):
+    for argument in (
+        *("+sweep=local", "+sweep=slurm", "sweep=local"),
+        *("+sweep=[methods,local]", "+sweep=[ slurm , orders]"),
+    ):
         with pytest.raises(UserError, match=r"pip install 'kif-lightning\[sweeps\]'"):
             require_plugin(["-m", argument])
-    require_plugin(["-m", "method=sweep", "+sweep=own", "sweep"])
+    require_plugin(["-m", "method=sweep", "+sweep=own", "sweep", "+sweep=[methods,orders]"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     require_plugin(["+sweep=local"])
 
 
-def test_every_shipped_option_has_its_plugin_and_changes_no_setting() -> None:
-    options = {path.stem for path in (Path(conf_dir()) / "sweep").glob("*.yaml")}
-    assert options == set(sweep.PLUGINS)
-    for option in options:
+SHIPPED = sorted(path.stem for path in (Path(conf_dir()) / "sweep").glob("*.yaml"))
+SWEEPS = [option for option in SHIPPED if option not in sweep.PLUGINS]
+
+
+def test_every_launcher_has_its_plugin_and_no_sweep_changes_a_setting() -> None:
+    assert set(sweep.PLUGINS) < set(SHIPPED)
+    for option in SHIPPED:
         text = (Path(conf_dir()) / "sweep" / f"{option}.yaml").read_text()
+        assert text.startswith("# @package _global_")
         config = OmegaConf.create(text)
-        assert set(config) == {"defaults", "hydra"}
+        assert set(config) == {"hydra", *(["defaults"] if option in sweep.PLUGINS else [])}
+        assert config.hydra.mode == "MULTIRUN"
+
+
+def cells(*arguments: str) -> list[list[str]]:
+    """The overrides of each cell, as Hydra makes them of a command line."""
+    chosen = [argument for argument in arguments if argument.startswith("+sweep=")]
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        hydra = compose("config", overrides=chosen, return_hydra_config=True).hydra
+    of_yaml = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+    parsed = OverridesParser.create().parse_overrides([*of_yaml, *arguments])
+    return [list(cell) for batch in BasicSweeper.split_arguments(parsed, None) for cell in batch]
+
+
+@pytest.mark.parametrize("option", [s for s in SWEEPS if s != "all_methods"])
+def test_every_cell_of_a_shipped_sweep_composes(option: str) -> None:
+    benchmark = "superni" if option == "orders_superni" else "long_sequence"
+    found = cells(f"+sweep={option}", f"benchmark={benchmark}")
+    assert len(found) > 1
+    settings = set()
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        for cell in found:
+            config = compose("config", overrides=cell)
+            settings.add(OmegaConf.to_yaml(config, resolve=True))
+            order = config.benchmark.order
+            assert resolve_order(order, config.benchmark.orders)[0] == order
+    assert len(settings) == len(found), "no cell twice"
+
+
+def test_the_documented_command_joins_methods_and_seeds() -> None:
+    found = cells("+experiment=long_seq_t5", "+sweep=methods", "seed=1,2,3")
+    pairs = {(cell[0], cell[-1]) for cell in found}
+    assert len(pairs) == len(found)
+    methods = {method for method, _ in pairs}
+    assert pairs == {(m, f"seed={s}") for m in methods for s in (1, 2, 3)}
+    assert {f"method={m}" for m in ("kif", "seq_lora", "replay", "mean", "per_task")} <= methods
+
+
+def test_the_command_line_chooses_other_methods_and_sweeps_combine() -> None:
+    found = cells("+sweep=[methods,orders]", "method=kif,ewc", "seed=1")
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        configs = [compose("config", overrides=cell) for cell in found]
+    assert {(c.method.name, c.benchmark.order) for c in configs} == {
+        (method, f"order{n}") for method in ("kif", "ewc") for n in (1, 2, 3)
+    }
+    assert len(configs) == 6
+
+
+def test_the_end_of_a_sweep_says_how_to_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"run_root": str(tmp_path), "experiment_name": "free", "plan": False}
+    for run in ("one", "two"):
+        SweepNotes().on_multirun_end(OmegaConf.create(config))
+        assert capsys.readouterr().out == "", "one run is no comparison"
+        (tmp_path / "free" / run).mkdir(parents=True)
+        (tmp_path / "free" / run / "results.json").touch()
+    SweepNotes().on_multirun_end(OmegaConf.create(config))
+    assert capsys.readouterr().out == f"Compare the runs: kif compare {tmp_path / 'free'}\n"
+    SweepNotes().on_multirun_end(OmegaConf.create({**config, "plan": True}))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("option", sorted(sweep.PLUGINS))

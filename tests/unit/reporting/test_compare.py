@@ -83,6 +83,19 @@ def test_another_protocol_is_refused(key: str, tmp_path: Path) -> None:
         read_runs(folders)
 
 
+def test_scores_on_held_out_rows_stand_apart_from_those_on_test_rows(tmp_path: Path) -> None:
+    before = folder(tmp_path / "before", record("plain"))  # from before there was a choice
+    test = folder(tmp_path / "test", record("protected", evaluation_rows="test"))
+    held_out = [
+        folder(tmp_path / name, record(name, evaluation_rows="held_out")) for name in ("c", "d")
+    ]
+    read_runs([before, test])
+    read_runs(held_out)
+    for other in (before, test):
+        with pytest.raises(UserError, match=r"different: evaluation_rows\)"):
+            read_runs([other, held_out[0]])
+
+
 def test_rows_that_meet_by_length_are_another_protocol(tmp_path: Path) -> None:
     """Within a step the grouping changes rounding alone; earlier results do not name it."""
     groupings = {"a": {}, "b": {"length_grouping": "none"}, "c": {"length_grouping": "within_step"}}
