@@ -82,6 +82,27 @@ def compare(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    figures: Annotated[
+        Path | None, typer.Option(help="Write each figure as a file of its own there.")
+    ] = None,
+    formats: Annotated[str, typer.Option(help="Of those: any of png,svg,pdf.")] = "png,svg,pdf",
+) -> None:
+    """Write a run's report.html: one file with its numbers, figures, answers and protocol."""
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.reporting.run_report import save_figures, write_report
+
+    console = RunConsole()
+    with _telling_mistakes():
+        console.say(f"Report: {write_report(run)}")
+        if figures is not None:
+            wanted = [name.strip() for name in formats.split(",")]
+            paths = save_figures(run, figures, wanted)
+            console.say(f"Figures: {len(paths)} files in {figures}")
+
+
+@app.command()
 def doctor(
     path: Annotated[
         Path,
