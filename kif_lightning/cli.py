@@ -95,11 +95,11 @@ def report(
 
     console = RunConsole()
     with _telling_mistakes():
-        console.say(f"Report: {write_report(run)}")
         if figures is not None:
             wanted = [name.strip() for name in formats.split(",")]
             paths = save_figures(run, figures, wanted)
             console.say(f"Figures: {len(paths)} files in {figures}")
+        console.say(f"Report: {write_report(run)}")
 
 
 @app.command()

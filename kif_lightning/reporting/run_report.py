@@ -62,7 +62,9 @@ def save_figures(folder: Path, target: Path, formats: Sequence[str]) -> list[Pat
     with styled():
         for figure in figures.RUN_FIGURES:
             image = figure.draw(record)
-            for ending in formats if image is not None else ():
+            if image is None:
+                continue
+            for ending in formats:
                 path = target / f"{figure.name}.{ending}"
                 try:
                     save(image, path)

@@ -41,7 +41,7 @@ EXPLAINED = {
         "Forward transfer (FWT)",
         "Score when just learnt minus the score of training on that task alone, in points, on "
         "average. Above zero: earlier tasks helped.",
-        "kif compare gives it, with a run of method=per_task of the same seed and protocol.",
+        "kif compare gives it beside a run that trained on each task alone (same seed and protocol).",
     ),
     "forward_transfer_zero_shot": (
         "Forward transfer before learning",
@@ -140,15 +140,16 @@ def task_table(record: RunRecord) -> PageTable:
     at_once = len(matrix) != len(names)
     rows = []
     for task, about in enumerate(record.results["tasks"]):
-        scores = [row[task] for row in matrix[0 if at_once else task :] if row[task] is not None]
-        learnt, end = matrix[0 if at_once else task][task], matrix[-1][task]
+        begun = 0 if at_once else task
+        scores = [score for row in matrix[begun:] if (score := row[task]) is not None]
+        learnt, end = matrix[begun][task], matrix[-1][task]
         change = None if learnt is None or end is None else end - learnt
         rows.append(
             [
                 f"{task + 1} {names[task]}",
                 str(about.get("metric", "")),
                 str(about.get("test_rows", "")),
-                *([] if at_once else [_score(learnt), _score(max(scores, default=None))]),
+                *([] if at_once else [_score(learnt), _score(max(scores) if scores else None)]),
                 _score(end),
                 *([] if at_once else ["" if change is None else f"{change:+.1f}"]),
             ]
