@@ -91,13 +91,21 @@ def report(
 ) -> None:
     """Write a run's report.html: one file with its numbers, figures, answers and protocol."""
     from kif_lightning.reporting.console import RunConsole
-    from kif_lightning.reporting.run_report import save_figures, write_report
+    from kif_lightning.reporting.figures import save_figures
+    from kif_lightning.reporting.run_record import read_run
+    from kif_lightning.reporting.run_report import write_report
 
     console = RunConsole()
     with _telling_mistakes():
         if figures is not None:
             wanted = [name.strip() for name in formats.split(",")]
-            paths = save_figures(run, figures, wanted)
+            try:
+                paths = save_figures(read_run(run), figures, wanted)
+            except OSError as error:
+                raise UserError(
+                    f"The figures cannot be written to {figures} ({error.strerror or error}): name "
+                    "a folder that can be."
+                ) from error
             console.say(f"Figures: {len(paths)} files in {figures}")
         console.say(f"Report: {write_report(run)}")
 

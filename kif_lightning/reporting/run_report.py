@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kif_lightning.errors import UserError, require_choice
+from kif_lightning.errors import UserError
 from kif_lightning.reporting import figures, run_tables
 from kif_lightning.reporting.changed_answers import (
     FALL,
@@ -16,7 +15,7 @@ from kif_lightning.reporting.changed_answers import (
     MOST_TASKS,
     changed_answers,
 )
-from kif_lightning.reporting.figures.style import FORMATS, save, styled
+from kif_lightning.reporting.figures.style import styled
 from kif_lightning.reporting.page import PageTable, drawn, render
 from kif_lightning.reporting.run_record import RunRecord, read_run
 from kif_lightning.storage import write_text
@@ -42,39 +41,6 @@ def write_report(folder: Path) -> Path:
             "a folder that can be."
         ) from error
     return path
-
-
-def save_figures(folder: Path, target: Path, formats: Sequence[str]) -> list[Path]:
-    """Write each figure of a finished run as ``target/NAME.FORMAT``; returns the paths.
-
-    Args:
-        folder: the run's.
-        target: made if it is not there.
-        formats: of png, svg, pdf.
-
-    Raises:
-        UserError: a format is not known, there is no such run, or target cannot be written.
-    """
-    for name in formats:
-        require_choice("A format of figures", name, FORMATS)
-    record = read_run(folder)
-    paths = []
-    with styled():
-        for figure in figures.RUN_FIGURES:
-            image = figure.draw(record)
-            if image is None:
-                continue
-            for ending in formats:
-                path = target / f"{figure.name}.{ending}"
-                try:
-                    save(image, path)
-                except OSError as error:
-                    raise UserError(
-                        f"The figure cannot be written to {path} ({error.strerror or error}): name "
-                        "a folder that can be."
-                    ) from error
-                paths.append(path)
-    return paths
 
 
 def report_html(record: RunRecord) -> str:
@@ -116,6 +82,7 @@ def _figures(record: RunRecord) -> tuple[list[dict[str, Any]], list[str]]:
                 if image is None:
                     absent.append(figure.title)
                     continue
+                image.suptitle("")  # the page has it as a heading
                 picture, as_pixels = drawn(image, figure.name, f"{figure.title}. {figure.caption}")
                 shown.append({**about, "picture": picture, "as_pixels": as_pixels, "failed": None})
             except Exception as error:  # all else of the report is worth having

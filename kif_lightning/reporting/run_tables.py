@@ -41,7 +41,7 @@ EXPLAINED = {
         "Forward transfer (FWT)",
         "Score when just learnt minus the score of training on that task alone, in points, on "
         "average. Above zero: earlier tasks helped.",
-        "kif compare gives it beside a run that trained on each task alone (same seed and protocol).",
+        "kif compare gives it beside a run that trained on each task alone, all else the same.",
     ),
     "forward_transfer_zero_shot": (
         "Forward transfer before learning",
