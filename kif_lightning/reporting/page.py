@@ -81,7 +81,7 @@ def drawn(figure: Figure, name: str, label: str) -> tuple[Markup, bool]:
         root.remove(metadata)
     _own_ids(root, name)
     # As wide as the page at most, never wider than drawn.
-    root.set("style", f"width: 100%; max-width: {figure.get_figwidth() * 1.4:.1f}in; height: auto")
+    root.set("style", f"width: 100%; max-width: {figure.get_figwidth() * 1.25:.1f}in; height: auto")
     for size in ("width", "height"):
         root.attrib.pop(size, None)
     root.set("role", "img")

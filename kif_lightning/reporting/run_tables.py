@@ -140,21 +140,22 @@ def task_table(record: RunRecord) -> PageTable:
     at_once = len(matrix) != len(names)
     rows = []
     for task, about in enumerate(record.results["tasks"]):
-        begun = 0 if at_once else task
-        scores = [score for row in matrix[begun:] if (score := row[task]) is not None]
-        learnt, end = matrix[begun][task], matrix[-1][task]
+        learnt, end = matrix[0 if at_once else task][task], matrix[-1][task]
+        earlier = [row[task] for row in matrix[task:-1]]
+        known = [score for score in earlier if score is not None]
+        best = max(known) if known and len(known) == len(earlier) else None
         change = None if learnt is None or end is None else end - learnt
         rows.append(
             [
                 f"{task + 1} {names[task]}",
                 str(about.get("metric", "")),
                 str(about.get("test_rows", "")),
-                *([] if at_once else [_score(learnt), _score(max(scores) if scores else None)]),
+                *([] if at_once else [_score(learnt), _score(best)]),
                 _score(end),
                 *([] if at_once else ["" if change is None else f"{change:+.1f}"]),
             ]
         )
-    between = () if at_once else ("just learnt", "best")
+    between = () if at_once else ("just learnt", "best before the last")
     return PageTable(
         caption="Each task, in percent",
         header=("task", "metric", "test rows", *between, "at the end", *(["change"][at_once:])),
@@ -162,7 +163,9 @@ def task_table(record: RunRecord) -> PageTable:
         texts=2,
         note="All tasks were learnt at once: nothing came later that could make them forgotten."
         if at_once
-        else "Change: at the end minus just learnt. Best: from just learnt to the end.",
+        else "Change: at the end minus just learnt; its mean, but for the last task, is BWT. Best: "
+        "from just learnt to before the last task was learnt; minus the score at the end it is "
+        "what was forgotten. Blank: not measured.",
     )
 
 
