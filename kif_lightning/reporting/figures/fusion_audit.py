@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,12 +12,14 @@ from numpy.typing import NDArray
 
 from kif_lightning.reporting.figures.style import (
     COLOURS,
+    bar_style,
     colour_bar,
     heat_map,
     legend_above,
     line_style,
     name_ticks,
     new_figure,
+    room_for,
     short,
     width_for,
 )
@@ -28,7 +29,7 @@ from kif_lightning.reporting.run_record import Boundary, RunRecord
 CLASSES = {
     "task_shared": ("task-shared", COLOURS[2], "xxxx"),
     "previous_specific": ("previous-specific", COLOURS[4], "////"),
-    "current_specific": ("current-specific", COLOURS[1], ".."),
+    "current_specific": ("current-specific", COLOURS[1], "\\\\\\\\"),
     "unimportant": ("unimportant", "#efefef", ""),
 }
 BINS = 21
@@ -70,19 +71,14 @@ def fusion_classes(record: RunRecord) -> Figure | None:
     total = max(len(boundary["classes"]) for boundary in fused)
     for name, (label, colour, hatch) in CLASSES.items():
         counts = np.array([boundary["classes"].count(name) for boundary in fused])
-        style: dict[str, Any] = {
-            "color": colour,
-            "hatch": hatch,
-            "edgecolor": "black",
-            "linewidth": 0.5,
-        }
+        style = bar_style(colour, hatch, len(fused))
         bars = axes.bar(range(len(fused)), counts, bottom=top, label=label, **style)
         if len(fused) <= LABELLED:
             shown = [str(count) if count >= 0.07 * total else "" for count in counts]
             for text in axes.bar_label(bars, shown, label_type="center", fontsize=7):
                 text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.6})
         top += counts
-    axes.set(xlim=(-0.6, len(fused) - 0.4), ylabel=f"skill units (of {total})")
+    axes.set(xlim=room_for(len(fused)), ylabel=f"skill units (of {total})")
     axes.set_xlabel("boundary after")
     _name_boundaries(axes, fused)
     legend_above(axes, columns=4)
@@ -142,7 +138,7 @@ def _panels(boundaries: Sequence[Boundary], panels: Panels, norm: Normalize, lab
     modules = sorted(panels, key=lambda module: module == ELSEWHERE)  # that one last
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    wide = min(2.4, max(1.3, 0.14 * len(boundaries)))
+    wide = min(2.4, max(1.9, 0.14 * len(boundaries)))
     high = min(2.6, max(0.8, 0.09 * max(len(found) for found in panels.values())))
     figure = new_figure(max(5.0, 1.2 + (wide + 0.2) * columns), 1.5 + rows * (high + 0.3))
     grid = figure.subplots(rows, columns, squeeze=False).flat
@@ -152,7 +148,7 @@ def _panels(boundaries: Sequence[Boundary], panels: Panels, norm: Normalize, lab
         names = list(found) if module == ELSEWHERE else sorted(found, key=int)
         values = np.array([found[name] for name in names])
         images.append(heat_map(axes, values, norm))
-        axes.set_title(short(module, 30), fontsize=8, pad=3)
+        axes.set_title(short(module, 28), fontsize=7, pad=3)
         _name_rows(axes, names)
         axes.set_xticks([])
         if place + columns >= len(panels):
@@ -160,7 +156,8 @@ def _panels(boundaries: Sequence[Boundary], panels: Panels, norm: Normalize, lab
     for axes in figure.axes[len(panels) :]:
         axes.set_visible(False)
     colour_bar(figure, images[0], figure.axes[: len(panels)], label)
-    figure.supylabel("layer", fontsize=9)
+    if modules[0] != ELSEWHERE:
+        figure.supylabel("layer", fontsize=9)
     return figure
 
 

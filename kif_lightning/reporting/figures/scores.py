@@ -23,6 +23,7 @@ from kif_lightning.reporting.figures.style import (
     line_style,
     name_ticks,
     new_figure,
+    room_for,
     short,
     width_for,
 )
@@ -185,8 +186,8 @@ def forgetting(record: RunRecord) -> Figure | None:
         axes.axhline(rate, color="black", linestyle="--", linewidth=1, label=f"F.Ra {rate:.1f}")
         legend_above(axes)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.margins(y=0.15)
-    axes.set(xlim=(-0.6, len(names) - 0.4), ylabel="best earlier score - final (points)")
+    axes.set_ylim(1.15 * min(heights.min(), 0) - 0.5, 1.15 * max(heights.max(), 4))
+    axes.set(xlim=room_for(len(names)), ylabel="best earlier score - final (points)")
     name_ticks(axes.xaxis, names)
     return figure
 

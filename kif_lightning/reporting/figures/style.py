@@ -90,7 +90,19 @@ def short(name: str, most: int = 22) -> str:
 
 def width_for(count: int) -> float:
     """Inches that an axis of so many named places needs."""
-    return min(9.0, max(4.5, 2.0 + 0.36 * count))
+    return min(9.0, max(6.0, 2.0 + 0.36 * count))
+
+
+def bar_style(colour: str, hatch: str, count: int) -> dict[str, Any]:
+    """Of one of ``count`` bars beside each other; the edges of very many would hide them."""
+    width = 0.5 if count <= MOST_NAMES else 0.0
+    return {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": width}
+
+
+def room_for(count: int) -> tuple[float, float]:
+    """Limits of an axis with bars at 0, 1, ...: few are not to become fat."""
+    middle, half = (count - 1) / 2, max(count, 4) / 2 + 0.1
+    return middle - half, middle + half
 
 
 def legend_above(axes: Axes, *, columns: int = 1) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -11,9 +9,11 @@ from numpy.typing import NDArray
 from kif_lightning.reporting.figures.style import (
     COLOURS,
     MOST_NAMES,
+    bar_style,
     legend_above,
     name_ticks,
     new_figure,
+    room_for,
     short,
     width_for,
 )
@@ -92,15 +92,10 @@ def cost(record: RunRecord) -> Figure:
     for kind, (colour, hatch) in COSTS.items():
         height = seconds[kind] / scale
         label = f"{kind}: {height.sum():.3g} {unit}"
-        style: dict[str, Any] = {
-            "color": colour,
-            "hatch": hatch,
-            "edgecolor": "black",
-            "linewidth": 0.5,
-        }
+        style = bar_style(colour, hatch, len(phases))
         axes.bar(range(len(phases)), height, bottom=top, label=label, **style)
         top += height
-    axes.set(xlim=(-0.6, max(1, len(phases)) - 0.4), ylabel=unit)
+    axes.set(xlim=room_for(len(phases)), ylabel=unit)
     name_ticks(axes.xaxis, record.phases)
     legend_above(axes, columns=3)
     return figure

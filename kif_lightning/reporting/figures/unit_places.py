@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +12,8 @@ _SAYS_NOTHING = {
     *("base_model", "model", "transformer", "weight", "default"),
     *("block", "blocks", "layer", "layers", "h"),
 }
+Parts = tuple[str, ...]
+"""A dotted name in its parts, without the layer's number."""
 MOST_MODULES = 36
 """More kinds of modules are not told apart by their further numbers (experts, say)."""
 ELSEWHERE = "not in a layer"
@@ -33,18 +35,11 @@ def places(unit_ids: Sequence[str]) -> list[Place]:
     Words that say nothing are left out where the names stay different without them.
     """
     split = [_split(unit_id) for unit_id in unit_ids]
-    meant: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
-    for number, rest in split:
-        if number is not None:
-            meant[_brief(rest)].add(rest)
-    labels = {
-        rest: brief if len(rests) == 1 else ".".join(rest)
-        for brief, rests in meant.items()
-        for rest in rests
-    }
+    labels = _labels({rest for number, rest in split if number is not None})
     if len(labels) > MOST_MODULES:
         labels = {rest: _brief(rest) for rest in labels}
-    kept = set(list(dict.fromkeys(labels.values()))[:MOST_MODULES])
+    in_order = list(dict.fromkeys(labels[rest] for number, rest in split if number is not None))
+    kept = set(in_order[:MOST_MODULES])
     return [
         Place(ELSEWHERE, ".".join(rest))
         if number is None
@@ -53,7 +48,7 @@ def places(unit_ids: Sequence[str]) -> list[Place]:
     ]
 
 
-def _split(unit_id: str) -> tuple[int | None, tuple[str, ...]]:
+def _split(unit_id: str) -> tuple[int | None, Parts]:
     """The layer's number, if any, and the other parts of the name."""
     parts = _RANK.sub("", unit_id).split(".")
     for place, part in enumerate(parts):
@@ -62,6 +57,24 @@ def _split(unit_id: str) -> tuple[int | None, tuple[str, ...]]:
     return None, tuple(parts)
 
 
-def _brief(parts: tuple[str, ...]) -> str:
-    said = [part for part in parts if part not in _SAYS_NOTHING and not part.isdecimal()]
+def _labels(names: set[Parts]) -> dict[Parts, str]:
+    """The shortest way to call each that is nobody else's, else the whole name."""
+    ways = [{name: way(name) for name in names} for way in (_brief, _numbered)]
+    used = [Counter(found.values()) for found in ways]
+    return {
+        name: next(
+            (found[name] for found, uses in zip(ways, used, strict=True) if uses[found[name]] == 1),
+            ".".join(name),
+        )
+        for name in names
+    }
+
+
+def _brief(parts: Parts) -> str:
+    """Without further numbers, which mostly repeat what the words say."""
+    return _numbered(tuple(part for part in parts if not part.isdecimal()))
+
+
+def _numbered(parts: Parts) -> str:
+    said = [part for part in parts if part not in _SAYS_NOTHING]
     return ".".join(said or parts) or "weights"
