@@ -103,6 +103,35 @@ def tune(
 
 
 @app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    figures: Annotated[
+        Path | None, typer.Option(help="Write each figure as a file of its own there.")
+    ] = None,
+    formats: Annotated[str, typer.Option(help="Of those: any of png,svg,pdf.")] = "png,svg,pdf",
+) -> None:
+    """Write a run's report.html: one file with its numbers, figures, answers and protocol."""
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.reporting.figures import save_figures
+    from kif_lightning.reporting.run_record import read_run
+    from kif_lightning.reporting.run_report import write_report
+
+    console = RunConsole()
+    with _telling_mistakes():
+        if figures is not None:
+            wanted = [name.strip() for name in formats.split(",")]
+            try:
+                paths = save_figures(read_run(run), figures, wanted)
+            except OSError as error:
+                raise UserError(
+                    f"The figures cannot be written to {figures} ({error.strerror or error}): name "
+                    "a folder that can be."
+                ) from error
+            console.say(f"Figures: {len(paths)} files in {figures}")
+        console.say(f"Report: {write_report(run)}")
+
+
+@app.command()
 def doctor(
     path: Annotated[
         Path,

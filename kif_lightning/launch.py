@@ -40,7 +40,7 @@ from kif_lightning.sweep import run_noted
 
 NOT_SETTINGS = (
     *("run_root", "run_dir", "rerun", "resume", "checkpoint"),
-    *("plan", "examine_data", "logger", "keep_boundaries"),
+    *("plan", "examine_data", "logger", "keep_boundaries", "report"),
 )
 """Keys that change where, what is shown and what is kept meanwhile, never what is computed."""
 WORDS = ("title", "paper", "published", "strength")
@@ -118,6 +118,7 @@ def run(
         console.say(f"Finished already: {folder.path} (rerun=true starts anew).")
         results = folder.results()
         console.finished(results)
+        _report(config, folder, console)
         return results
     runner = new_runner(config, console, interruption)
     if _is_sweep() and runner.starts_ranks:
@@ -149,7 +150,32 @@ def run(
         results = runner.run()
     console.metrics(results["metrics"], results["formulas"])
     console.say(f"Results: {folder.path / 'results.json'}")
+    _report(config, folder, console, anew=True)
     return results
+
+
+def _report(
+    config: DictConfig, folder: RunFolder, console: RunConsole, *, anew: bool = False
+) -> None:
+    """Write the run's report where it is missing, and name it; its failure costs no run."""
+    if not config.report or not ranks.is_first():
+        return
+    from kif_lightning.reporting.run_report import REPORT, write_report  # matplotlib: a second
+
+    path = folder.path / REPORT
+    try:
+        if anew or not path.is_file():
+            write_report(folder.path)
+    except Exception as error:
+        logging.getLogger(__name__).warning(
+            "The run ended well, but its report could not be made (%s: %s): kif report %s tries "
+            "again.",
+            type(error).__name__,
+            error,
+            folder.path,
+        )
+    else:
+        console.say(f"Report: {path}")
 
 
 def _compare_data(config: DictConfig, folder: RunFolder, console: RunConsole) -> None:

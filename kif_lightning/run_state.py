@@ -201,7 +201,8 @@ class RunFolder:
                 f"{self._config} is not a run's: rerun=true deletes only what a run wrote; choose "
                 "another run_dir=FOLDER."
             )
-        (self.path / "results.json").unlink(missing_ok=True)
+        for name in ("results.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
         for name in WRITTEN:
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name)

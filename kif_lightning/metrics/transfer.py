@@ -31,15 +31,23 @@ def average_performance(matrix: ScoreMatrix) -> float | None:
     return _mean(matrix[-1])
 
 
+def average_so_far(matrix: ScoreMatrix) -> list[float | None]:
+    """``mean over j <= i of a[i][j]`` for each i: the tasks learnt so far, after each of them."""
+    return [_mean(row[: i + 1]) for i, row in enumerate(matrix)]
+
+
+def forgetting_by_task(matrix: ScoreMatrix) -> list[float | None]:
+    """``max_{j <= i < T-1} a[i][j] - a[T-1][j]`` for each j < T-1: what the task lost since."""
+    last = len(matrix) - 1
+    return [
+        _difference(_best([matrix[i][j] for i in range(j, last)]), matrix[last][j])
+        for j in range(last)
+    ]
+
+
 def forgetting_rate(matrix: ScoreMatrix) -> float | None:
     """``mean over j < T-1 of max_{j <= i < T-1} a[i][j] - a[T-1][j]`` (F.Ra); lower is better."""
-    last = len(matrix) - 1
-    return _mean(
-        [
-            _difference(_best([matrix[i][j] for i in range(j, last)]), matrix[last][j])
-            for j in range(last)
-        ]
-    )
+    return _mean(forgetting_by_task(matrix))
 
 
 def backward_transfer(matrix: ScoreMatrix) -> float | None:

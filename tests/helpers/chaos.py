@@ -58,6 +58,7 @@ COMMON = (
     "benchmark.order=[colour,shape]",
     "optim.batch_size=4",
     "optim.lr=0.01",
+    "report=false",
     "lora.dropout=0.1",
     "evaluation.batch_size=3",
     "examine_data=false",

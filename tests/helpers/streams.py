@@ -30,6 +30,7 @@ def tiny_config(model: Path, data: Path, run_dir: Path, *overrides: str) -> Dict
         "benchmark.order=[colour,shape]",
         "trainer.accelerator=cpu",
         f"run_dir={run_dir}",
+        "report=false",  # seconds; its own tests ask for it
     ]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         return compose("config", overrides=[*settings, *overrides])

@@ -43,6 +43,7 @@ def composed(
                 "benchmark.order=[colour,shape]",
                 f"run_dir={run_dir}",
                 "trainer.accelerator=cpu",
+                "report=false",
                 *overrides,
             ],
         )

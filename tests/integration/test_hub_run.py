@@ -46,6 +46,7 @@ def config(model: Path, tmp_path: Path, *overrides: str) -> DictConfig:
         "benchmark.source=hub",
         "trainer.accelerator=cpu",
         "method=seq_lora",
+        "report=false",
         f"run_dir={tmp_path / 'run'}",
     ]
     with initialize_config_dir(conf_dir(), version_base="1.3"):

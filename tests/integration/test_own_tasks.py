@@ -63,6 +63,7 @@ def config_of(file: Path, model: Path, run_dir: Path) -> DictConfig:
         f"benchmark.file={file}",
         "trainer.accelerator=cpu",
         "evaluation.max_new_tokens=4",
+        "report=false",
         f"run_dir={run_dir}",
     ]
     with initialize_config_dir(conf_dir(), version_base="1.3"):

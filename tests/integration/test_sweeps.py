@@ -14,7 +14,7 @@ def sweep(cwd: Path, model: Path, data: Path, *arguments: str) -> subprocess.Com
     settings = [
         *("-m", "backbone=t5_small", f"backbone.path={model}", f"benchmark.data_dir={data}"),
         *("benchmark.order=[colour,shape]", "benchmark.train_rows=4", "benchmark.test_rows=2"),
-        *("method=seq_lora", "trainer.accelerator=cpu", "examine_data=false"),
+        *("method=seq_lora", "trainer.accelerator=cpu", "examine_data=false", "report=false"),
     ]
     return subprocess.run(
         [sys.executable, "-m", "kif_lightning", *settings, *arguments],

@@ -80,6 +80,7 @@ class Runs:
             f"benchmark.data_dir={self.data}",
             "benchmark.order=[colour,shape]",
             "trainer.accelerator=cpu",
+            "report=false",
             f"run_dir={self.folder / name}",
             *COMMON,
             *TWO,

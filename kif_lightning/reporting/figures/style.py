@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
 from matplotlib.backends.backend_pdf import FigureCanvasPdf  # noqa: F401  registered, not guessed
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from numpy.typing import NDArray
 
 from kif_lightning.storage import replacing
 
@@ -23,6 +29,8 @@ SCORE_MAP = "cividis"
 """From dark to light evenly, in colour, in grey and for the colour-blind."""
 CHANGE_MAP = "PuOr"
 """Losses orange, gains violet, none white."""
+MOST_NAMES = 40
+"""More tasks than that are numbered, not named."""
 FORMATS = ("png", "svg", "pdf")
 
 _SETTINGS: Any = {
@@ -35,6 +43,8 @@ _SETTINGS: Any = {
     "legend.frameon": False,
     "figure.dpi": 100,
     "savefig.dpi": 300,
+    "text.parse_math": False,  # a $ in a task's name is a dollar
+    "hatch.linewidth": 0.6,
     "svg.fonttype": "none",  # text stays text: small, searchable
     "svg.hashsalt": "kif",  # the same figure gives the same file
     "pdf.fonttype": 42,  # fonts that journals accept
@@ -63,10 +73,73 @@ def line_style(place: int) -> dict[str, Any]:
     }
 
 
-def say_stand_ins(figure: Figure, stand_ins: Sequence[str]) -> None:
-    """What only stands for something real is told on the figure itself."""
+def say_stand_ins(figure: Figure, stand_ins: Sequence[str], of: str = "") -> None:
+    """What only stands for something real is told on the figure itself, after what it is ``of``."""
+    told = [of] if of else []
     if stand_ins:
-        figure.supxlabel(f"on {' and '.join(stand_ins)}", fontsize=7, x=1.0, ha="right")
+        told.append(f"on {' and '.join(stand_ins)}")
+    if told:
+        figure.supxlabel(" ".join(told), fontsize=7, x=1.0, ha="right")
+
+
+def short(name: str, most: int = 22) -> str:
+    """A long name without its middle."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def width_for(count: int) -> float:
+    """Inches that an axis of so many named places needs."""
+    return min(9.0, max(6.0, 2.0 + 0.36 * count))
+
+
+def bar_style(colour: str, hatch: str, count: int) -> dict[str, Any]:
+    """Of one of ``count`` bars beside each other; the edges of very many would hide them."""
+    width = 0.5 if count <= MOST_NAMES else 0.0
+    return {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": width}
+
+
+def room_for(count: int) -> tuple[float, float]:
+    """Limits of an axis with bars at 0, 1, ...: few are not to become fat."""
+    middle, half = (count - 1) / 2, max(count, 4) / 2 + 0.1
+    return middle - half, middle + half
+
+
+def legend_above(axes: Axes, *, columns: int = 1) -> None:
+    """A legend between the title and the axes, where it hides no data."""
+    place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2}
+    axes.legend(**place, ncols=columns, fontsize=8)
+
+
+def colour_bar(figure: Figure, image: AxesImage, axes: Axes | Sequence[Axes], label: str) -> None:
+    """Beside the axes, with plain numbers also where colours are logarithmic."""
+    bar = figure.colorbar(image, ax=axes, label=label, pad=0.02, format="{x:g}")
+    bar.minorticks_off()
+
+
+def name_ticks(
+    axis: XAxis | YAxis, names: Sequence[str], *, size: float = 8, angle: float = 45
+) -> None:
+    """Name the places 0, 1, ...; of very many, number every tenth from 1."""
+    if len(names) <= MOST_NAMES:
+        axis.set_ticks(range(len(names)), [short(name) for name in names], fontsize=size)
+    else:
+        places = [0, *range(9, len(names), 10 if len(names) <= 200 else 100)]
+        axis.set_ticks(places, [str(place + 1) for place in places], fontsize=size)
+    if isinstance(axis, XAxis) and len(names) <= MOST_NAMES:
+        for label in axis.get_ticklabels():
+            vertical = "center" if angle == 90 else "top"
+            label.set(rotation=angle, ha="right", va=vertical, rotation_mode="anchor")
+
+
+def heat_map(axes: Axes, values: NDArray[np.float64], norm: Normalize) -> AxesImage:
+    """Cells of that colour; those without a number (NaN) are hatched, unlike any score.
+
+    Embedded as one small picture, a pixel a cell: thousands of cells cost no more than ten.
+    """
+    axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="////")
+    shown = np.ma.masked_invalid(values)
+    return axes.imshow(shown, cmap=SCORE_MAP, norm=norm, interpolation="none", aspect="auto")
 
 
 def svg(figure: Figure) -> str:
