@@ -30,7 +30,7 @@ LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
 FINISHED = "finished.jsonl"
 WRITTEN = (
     *("state", "predictions", "test_rows", "importance", "curves", "boundaries", "adapter"),
-    *("figures", "logs", "wandb"),
+    *("figures", "logs", "tensorboard", "wandb"),
 )
 """Folders within a run's that rerun=true deletes."""
 

@@ -22,7 +22,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
     ),
     4: (
         *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
-        *("runner", "plan", "sweep", "launch"),
+        *("runner", "plan", "sweep", "launch", "tracking", "dashboard"),
     ),
     5: ("__main__", "cli"),
 }
