@@ -90,7 +90,7 @@ def build_workspace(*, entity: str, project: str, name: str) -> Any:
         ) from error
 
     def panel(plan: PanelPlan) -> Any:
-        keys = list(plan.keys)
+        keys: list[Any] = list(plan.keys)
         if plan.kind == BARS:
             return reports.BarPlot(title=plan.title, metrics=keys)
         if plan.kind == TABLE:

@@ -160,7 +160,9 @@ class TensorBoardTracker:
 
     def close(self, status: str, exit_status: int) -> None:
         """Settings beside final metrics: TensorBoard takes both but once, so they come last."""
-        self.logger.log_hyperparams({**self.settings, "status": status}, self.metrics)
+        # Without any metric Lightning would leave out the settings, too.
+        metrics = {**self.metrics, f"{FINAL}complete": float(status == "success")}
+        self.logger.log_hyperparams({**self.settings, "status": status}, metrics)
         self.logger.finalize(status)
 
 

@@ -60,8 +60,8 @@ class WandbTracker:
         self.mode = _mode(offline)
         self.id = _run_id(identity.folder)
         self.titles: dict[str, str] = {}
-        self.placed = {"project": project, "entity": entity}
-        self.called = {"group": group or identity.group, "name": name or identity.name}
+        self.project, self.entity = project, entity
+        self.group, self.name = group or identity.group, name or identity.name
         self.logger = WandbLogger(project=project, save_dir=str(identity.folder), id=self.id)
 
     @property
@@ -96,8 +96,10 @@ class WandbTracker:
         stand_ins = " and ".join(identity.stand_ins)
         try:
             return wandb.init(
-                **self.placed,
-                **{part: text[:LONGEST] for part, text in self.called.items()},
+                project=self.project,
+                entity=self.entity,
+                group=self.group[:LONGEST],
+                name=self.name[:LONGEST],
                 job_type=identity.method[:LONGEST],
                 tags=[tag[:LONGEST_TAG] for tag in identity.tags],
                 notes=f"On {stand_ins}: shows that the method runs, no more." if stand_ins else "",
