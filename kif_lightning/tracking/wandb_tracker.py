@@ -88,8 +88,11 @@ class WandbTracker:
             self.say(f"wandb: {run.url}")
         elif self.mode == "offline":
             why = "" if has_key() else "no key is there, so "
-            folder = Path(run.dir).parent
-            self.say(f"wandb: {why}the run stays in {folder} (send it with: wandb sync {folder}).")
+            folder = self.identity.folder / "wandb"
+            self.say(
+                f"wandb: {why}the run stays in {folder} (to send what all its starts left: "
+                f"wandb sync {folder}/offline-run-*)."
+            )
 
     def _open(self) -> Any:
         identity = self.identity
