@@ -271,6 +271,19 @@ def import_results(
         console.say(f"Results: {to / 'results.json'} (kif compare shows them beside other runs).")
 
 
+@app.command()
+def dashboard(
+    entity: Annotated[str, typer.Option(help="The team or user on wandb.")],
+    project: Annotated[str, typer.Option(help="As in logger.wandb.project.")] = "kif-lightning",
+    name: Annotated[str, typer.Option(help="Of the new workspace.")] = "Continual learning",
+) -> None:
+    """Make a wandb workspace (scores, forgetting, training, importance, cost) for a team."""
+    from kif_lightning.dashboard import save_workspace
+
+    with _telling_mistakes():
+        typer.echo(save_workspace(entity=entity, project=project, name=name))
+
+
 @contextmanager
 def _telling_mistakes() -> Iterator[None]:
     """A user's mistake: one sentence, exit status 2."""

@@ -10,15 +10,13 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
@@ -35,8 +33,8 @@ from kif_lightning.reporting.doctor_table import brief
 from kif_lightning.run_lock import RunLock
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
-from kif_lightning.storage import read_json, write_json
 from kif_lightning.sweep import run_noted
+from kif_lightning.tracking import new_tracking
 
 NOT_SETTINGS = (
     *("run_root", "run_dir", "rerun", "resume", "checkpoint"),
@@ -210,7 +208,7 @@ def new_runner(
         options=_options(config),
         folder=folder,
         console=console,
-        new_logger=_logger_factory(config, folder.path),
+        tracking=new_tracking(config.logger, run_settings(config), folder.path, console.say),
         interruption=interruption,
     )
 
@@ -293,37 +291,6 @@ def _length_grouping(config: DictConfig) -> Any:
     asked = config.optim.length_grouping
     means = config.method.fixes.loss_mean == "micro_batches"
     return "none" if means and asked == "within_step" else asked
-
-
-def _logger_factory(config: DictConfig, run_dir: Path) -> Any:
-    if not config.logger:
-        return None
-    return partial(_new_logger, config.logger, run_dir)
-
-
-def _new_logger(logger_config: DictConfig, run_dir: Path) -> Any:
-    own = {"id": _logger_id(run_dir)} if "id" in logger_config else {}
-    logger = instantiate(logger_config)(save_dir=str(run_dir), **own)
-    define = getattr(logger.experiment, "define_metric", None)
-    if define is not None:
-        # A fresh Trainer a task restarts Lightning's step: curves get an axis of their own.
-        define("running_step")
-        define("train/*", step_metric="running_step")
-        define("task")
-        define("score/*", step_metric="task")
-        define("probe/*", step_metric="task")
-    return logger
-
-
-def _logger_id(run_dir: Path) -> str:
-    """The same for every start of a run: its curves go on where they were cut."""
-    path = run_dir / "state" / "logger.json"
-    found = uuid4().hex[:12]
-    with suppress(UserError, KeyError, TypeError):  # a new run, or a file of no other use
-        found = read_json(path)["id"]
-    found = ranks.from_first(found)
-    ranks.on_first(lambda: write_json(path, {"id": found}))
-    return found
 
 
 def _tell_fixes(config: DictConfig, console: RunConsole) -> None:

@@ -343,6 +343,7 @@ class ContinualModule(LightningModule):
                 "train/loss": loss,
                 "train/learning_rate": optimizer.param_groups[0]["lr"],
                 "running_step": self.logged_steps,
+                "step": self.logged_steps,  # Lightning's own begins anew with each task
             }
             # As tensors of the CPU: Lightning would bring numbers to the device, each with a wait.
             self.log_dict(

@@ -25,6 +25,7 @@ from kif_lightning.reporting.console import STAND_IN_PROBE, general_ability, sta
 from kif_lightning.run_state import require_same_data
 from kif_lightning.seeding import generator
 from kif_lightning.storage import write_json_lines
+from kif_lightning.tracking.tables import probe_numbers
 
 if TYPE_CHECKING:
     from kif_lightning.runner import StreamRunner
@@ -150,16 +151,14 @@ def probe_untrained(runner: StreamRunner) -> None:
         return
     state.probe_untrained = _measure(runner, probe, "untrained", 0)
     runner.folder.save(state)
-    if runner.logger is not None:
-        axes = {"task": 0, "running_step": 0}
-        runner.logger.log_metrics({**_logged(state.probe_untrained), **axes}, step=0)
+    runner.tracking.log(probe_numbers(state.probe_untrained), task=0, step=0)
 
 
-def probe_learnt(runner: StreamRunner, task_index: int, label: str) -> dict[str, float]:
-    """Ask after a task, once, keep it in the task's record and tell it; what is to be logged."""
+def probe_learnt(runner: StreamRunner, task_index: int, label: str) -> None:
+    """Ask after a task, once, keep it in the task's record and tell it."""
     probe, state = runner.parts.probe, runner.state
     if probe is None:
-        return {}
+        return
     phase = state.phases[-1]
     if "probe" not in phase:
         newest = runner.parts.stream.num_seen(task_index, len(runner.tasks)) - 1
@@ -167,7 +166,6 @@ def probe_learnt(runner: StreamRunner, task_index: int, label: str) -> dict[str,
         runner.folder.save(state)
     told = general_ability(_record(runner, probe))
     runner.console.say(f"{stamped(told, _stand_ins(runner, probe))}.")
-    return _logged(phase["probe"])
 
 
 def probe_record(runner: StreamRunner) -> dict[str, Any] | None:
@@ -230,10 +228,6 @@ def _loader(data: ContinualDataModule, task: Task) -> DataLoader[Any]:
 
 def _stand_ins(runner: StreamRunner, probe: Probe) -> list[str]:
     return [*runner.parts.stand_ins, *([STAND_IN_PROBE] if probe.stand_in else [])]
-
-
-def _logged(measured: Mapping[str, float | None]) -> dict[str, float]:
-    return {f"probe/{key}": value for key, value in measured.items() if value is not None}
 
 
 def _check_ids(ids: Sequence[str], file: str | Path) -> None:

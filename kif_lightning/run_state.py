@@ -30,7 +30,7 @@ LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
 FINISHED = "finished.jsonl"
 WRITTEN = (
     *("state", "predictions", "test_rows", "importance", "curves", "boundaries", "adapter"),
-    *("figures", "logs", "wandb", "whatif"),
+    *("figures", "logs", "tensorboard", "wandb", "whatif"),
 )
 """Folders within a run's that rerun=true deletes."""
 

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -57,6 +56,7 @@ from kif_lightning.sharding import (
     whole_on_first,
 )
 from kif_lightning.storage import replacing_folder, write_json, write_json_lines, write_text
+from kif_lightning.tracking import RunTracking
 
 
 class StreamRunner:
@@ -67,7 +67,7 @@ class StreamRunner:
         options: its plain settings.
         folder: where it writes, already claimed.
         console: where it speaks.
-        new_logger: makes the Lightning logger of the whole run; None: none.
+        tracking: tells loggers what the run does; None: there are none.
         interruption: says when to stop early; None: nobody asks.
     """
 
@@ -78,7 +78,7 @@ class StreamRunner:
         options: RunOptions,
         folder: RunFolder,
         console: RunConsole,
-        new_logger: Callable[[], Logger] | None = None,
+        tracking: RunTracking | None = None,
         interruption: Interruption | None = None,
     ) -> None:
         self.interruption = interruption or Interruption()
@@ -88,10 +88,9 @@ class StreamRunner:
         self.folder = folder
         self.console = console
         console.stand_ins = parts.stand_ins
-        self.new_logger = new_logger
+        self.tracking = tracking or RunTracking()
         self.sharded = options.trainer.get("strategy") == SHARDED
         """Whether each rank holds but a part of every weight."""
-        self.logger: Logger | None = None
         self.data_findings: Sequence[dict[str, Any]] | None = None
         """What the data doctor says of the rows, for the results; None: it did not look."""
         selection = parts.selection
@@ -124,26 +123,9 @@ class StreamRunner:
             Interrupted: the run was asked to stop; the same again goes on.
         """
         self._join()
-        self.logger = self._new_logger()
-        if self.logger is not None:
-            self.logger.log_hyperparams({"stand_ins": self.parts.stand_ins})
-        status = "failed"
-        try:
-            results = self._run()
-            status = "success"
-        finally:
-            if self.logger is not None:
-                self.logger.finalize(status)
-                # wandb goes on with an open run: the next cell of a sweep needs one of its own.
-                experiment = getattr(self.logger, "experiment", None)
-                getattr(experiment, "finish", lambda: None)()
-        return results
-
-    def _new_logger(self) -> Logger | None:
-        try:
-            return self.new_logger() if self.new_logger else None
-        except ImportError as error:
-            raise UserError(f"The logger cannot be used: {error}.") from error
+        with self.tracking.running(self.parts.stand_ins):
+            self.tracking.started(self.protocol)
+            return self._run()
 
     @property
     def starts_ranks(self) -> bool:
@@ -337,7 +319,7 @@ class StreamRunner:
             max_epochs=epochs or self.options.epochs,
             accumulate_grad_batches=self.data.accumulate_grad_batches,
             gradient_clip_val=self.options.gradient_clip,
-            logger=self.logger if training and self.logger is not None else False,
+            logger=self.tracking.loggers if training else False,
             callbacks=list(callbacks),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -516,15 +498,13 @@ class StreamRunner:
         started = time.perf_counter()
         label = _label(task_index, self.data.training_tasks[task_index])
         scores = self.evaluate(self.tasks_to_judge(task_index), label)
-        probed = probe_learnt(self, task_index, label)
+        probe_learnt(self, task_index, label)
         state.phases[-1]["seconds"]["evaluate"] += time.perf_counter() - started
         state.score_matrix.append([scores.get(j) for j in range(len(self.tasks))])
         state.next_task = task_index + 1
         state.learnt, state.evaluated = False, {}
-        if self.logger is not None:
-            on_tasks = {f"score/{self.tasks[j].name}": score for j, score in scores.items()}
-            axes = {"task": task_index + 1, "running_step": state.logged_steps}
-            self.logger.log_metrics({**on_tasks, **probed, **axes}, step=state.logged_steps)
+        names = [task.name for task in self.tasks]
+        self.tracking.task_judged(state, names, self.parts.stream.num_seen(task_index, len(names)))
         self.folder.save(state)
 
     def tasks_to_judge(self, task_index: int) -> list[int]:
@@ -676,21 +656,26 @@ class StreamRunner:
             phases=without_probe(state.phases),
             stand_ins=self.parts.stand_ins,
             data_findings=self.data_findings,
-            protocol=protocol_stamp(
-                self.parts,
-                self.options,
-                self.data.micro_batch_size,
-                self.device.type,
-                self._selection_stamp(),
-                {task.name: self.data.decode_of(task) for task in self.tasks},
-                self._uses_fused(),
-                self.parts.backbone.computation(self.module.model),
-            ),
+            protocol=self.protocol(),
             cost=self._cost(state),
             probe=probe_record(self),
         )
         ranks.on_first(lambda: self.folder.write_results(results))
+        self.tracking.finished()
         return results
+
+    def protocol(self) -> dict[str, Any]:
+        """Under which conditions the run's numbers arise; after :meth:`build`."""
+        return protocol_stamp(
+            self.parts,
+            self.options,
+            self.data.micro_batch_size,
+            self.device.type,
+            self._selection_stamp(),
+            {task.name: self.data.decode_of(task) for task in self.tasks},
+            self._uses_fused(),
+            self.parts.backbone.computation(self.module.model),
+        )
 
     def _save_model(self, whole: dict[str, Any] | None) -> None:
         adapter, model = self.parts.adapter, self.module.model

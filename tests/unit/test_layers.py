@@ -22,7 +22,8 @@ LAYERS: dict[int, tuple[str, ...]] = {
     ),
     4: (
         *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
-        *("boundaries", "probe", "runner", "plan", "sweep", "launch", "tuning", "whatif"),
+        *("boundaries", "probe", "tracking", "dashboard", "runner", "plan", "sweep", "launch"),
+        *("tuning", "whatif"),
     ),
     5: ("__main__", "cli"),
 }
