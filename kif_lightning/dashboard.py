@@ -45,13 +45,16 @@ def panel_plans() -> dict[str, Sequence[PanelPlan]]:
     average, forgetting, backward = AVERAGE, FORGETTING, BACKWARD
     phases = ("train", "boundary", "evaluate")
     classes = tuple(f"{UNITS}{kind.name.lower()}" for kind in UnitClass)
-    figures = tuple(f"{FIGURES}{figure.name}" for figure in RUN_FIGURES)
+    drawn = [figure.name for figure in RUN_FIGURES]
+    of_units = [name for name in drawn if name.startswith(("importance", "fusion"))]
+    others = [name for name in drawn if name not in of_units]
     return {
         "Scores": [
             _lines("Average performance of the tasks learnt so far", f"{TRANSFER}{average}"),
             PanelPlan(title="Score of each task", kind=SCORE_LINES, keys=(SCORE,)),
             PanelPlan(title="Final average", kind=BARS, keys=(f"{FINAL}{average}",)),
             PanelPlan(title="Score matrix (percent)", kind=TABLE, keys=(MATRIX,)),
+            *_images("Figures", others),
         ],
         "Forgetting": [
             _lines("Forgetting so far", f"{TRANSFER}{forgetting}"),
@@ -65,7 +68,7 @@ def panel_plans() -> dict[str, Sequence[PanelPlan]]:
         "Importance": [
             _lines("Mean fusion weight of the past", MEAN_WEIGHT),
             _lines("Units of each class", *classes),
-            *([PanelPlan(title="Figures", kind=IMAGES, keys=figures)] if figures else []),
+            *_images("Figures of importance and fusion", of_units),
         ],
         "General ability (with a probe)": [
             _lines("Loss of the probe, nats a token", f"{PROBE}loss"),
@@ -144,6 +147,11 @@ def save_workspace(*, entity: str, project: str, name: str) -> str:
             "network, the key and the two names."
         ) from error
     return str(workspace.url)
+
+
+def _images(title: str, names: Sequence[str]) -> list[PanelPlan]:
+    keys = tuple(f"{FIGURES}{name}" for name in names)
+    return [PanelPlan(title=title, kind=IMAGES, keys=keys)] if keys else []
 
 
 def _lines(title: str, *keys: str, axis: str = TASK) -> PanelPlan:

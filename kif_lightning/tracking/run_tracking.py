@@ -43,7 +43,7 @@ class RunTracking:
         identity: RunIdentity | None = None,
         new_trackers: Sequence[Callable[..., Tracker]] = (),
     ) -> None:
-        self.identity = identity
+        self.identity = identity or RunIdentity(folder=Path(), settings={})
         self.new_trackers = new_trackers
         self.trackers: list[Tracker] = []
 
@@ -59,9 +59,6 @@ class RunTracking:
         Raises:
             UserError: a tracker cannot be had.
         """
-        if self.identity is None or not self.new_trackers:
-            yield
-            return
         identity = replace(self.identity, stand_ins=tuple(stand_ins))
         self.trackers = [new(identity=identity) for new in self.new_trackers]
         ended, exit_status = "failed", 1
@@ -82,9 +79,11 @@ class RunTracking:
 
     def started(self, protocol: Callable[[], Mapping[str, Any]]) -> None:
         """Under which conditions its numbers arise."""
-        if self.identity is not None:
-            for tracker in self._here():
-                tracker.describe(self.identity.settings, protocol())
+        self._on_first(lambda: self._describe(protocol()))
+
+    def _describe(self, protocol: Mapping[str, Any]) -> None:
+        for tracker in self.trackers:
+            tracker.describe(self.identity.settings, protocol)
 
     def log(self, numbers: Mapping[str, float], *, task: int, step: int) -> None:
         """Numbers after so many tasks and optimizer steps."""
@@ -99,10 +98,10 @@ class RunTracking:
             tasks: names of all T tasks.
             num_learnt: how many of them have been learnt.
         """
-        if not (trackers := self._here()):
-            return
+        self._on_first(lambda: self._tell_task(state, tasks, num_learnt))
+
+    def _tell_task(self, state: RunState, tasks: Sequence[str], num_learnt: int) -> None:
         phase = len(state.score_matrix)
-        boundaries = self._boundaries(phase)
         numbers = {
             **tables.scores(tasks, state.score_matrix[-1]),
             **tables.transfer_so_far(state.score_matrix, num_learnt, state.untrained),
@@ -110,7 +109,7 @@ class RunTracking:
             **tables.cost_so_far(state.phases),
         }
         found: dict[str, Table] = {}
-        for name, boundary in boundaries.items():
+        for name, boundary in self._boundaries(phase).items():
             numbers.update(tables.boundary_numbers(boundary))
             found[f"{IMPORTANCE}{name}"] = tables.importance_table(boundary)
         # Of many tasks the whole matrix after each were T^3 cells.
@@ -118,34 +117,36 @@ class RunTracking:
             names = [record["name"] for record in state.phases]
             found[MATRIX] = tables.matrix_table(tasks, names, state.score_matrix)
         place = {"task": phase, "step": state.logged_steps}
-        for tracker in trackers:
+        for tracker in self.trackers:
             tracker.log(numbers, **place)
             for key, table in found.items():
                 tracker.table(key, table, **place)
 
     def _boundaries(self, phase: int) -> dict[str, Any]:
-        folder = self.identity.folder if self.identity else Path()
-        paths = sorted((folder / "importance").glob(f"{phase:02d}_*.json"))
+        folder = self.identity.folder / "importance"
+        paths = sorted(folder.glob(f"{phase:02d}_*.json"))
         return {path.stem: read_json(path) for path in paths}
 
     def finished(self) -> None:
         """All that the complete run left in its folder."""
-        if self.identity is None or not (trackers := self._here()):
-            return
-        record = read_run(self.identity.folder)
-        adapter = record.folder / "adapter"
-        for tracker in trackers:
-            tracker.finish(record.results, adapter if adapter.is_dir() else None)
+        self._on_first(self._tell_end)
+
+    def _tell_end(self) -> None:
         # Within, as runs without a tracker need no matplotlib.
         from kif_lightning.tracking.pictures import pictures
 
+        record = read_run(self.identity.folder)
+        adapter = record.folder / "adapter"
+        for tracker in self.trackers:
+            tracker.finish(record.results, adapter if adapter.is_dir() else None)
         for key, pixels, caption in pictures(record):
-            for tracker in trackers:
+            for tracker in self.trackers:
                 tracker.image(key, pixels, caption)
 
-    def _here(self) -> list[Tracker]:
-        """Only the first rank tells."""
-        return self.trackers if ranks.is_first() else []
+    def _on_first(self, tell: Callable[[], None]) -> None:
+        """The first rank tells; if it cannot, all fail rather than wait for it."""
+        if self.trackers:
+            ranks.on_first(tell)
 
 
 def new_tracking(

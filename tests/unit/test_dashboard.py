@@ -18,8 +18,11 @@ SECTIONS = ["Scores", "Forgetting", "Training", "Importance", "Cost"]
 
 @pytest.fixture(autouse=True)
 def figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = RunFigure(name="matrix", title="", caption="", draw=lambda _: Figure())
-    monkeypatch.setattr(dashboard, "RUN_FIGURES", (one,))
+    made = [
+        RunFigure(name=name, title="", caption="", draw=lambda _: Figure())
+        for name in ("matrix", "fusion_classes")
+    ]
+    monkeypatch.setattr(dashboard, "RUN_FIGURES", tuple(made))
 
 
 def test_the_workspace_has_every_promised_panel() -> None:
@@ -37,7 +40,9 @@ def test_the_workspace_has_every_promised_panel() -> None:
     assert {panel.x for panel in lines} == {"task", "running_step"}
     assert '"name":"group"' in sent
     assert '"name":"jobType"' in sent
-    assert "figures/matrix" in sent
+    scores, importance = made.sections[0].panels[-1], made.sections[3].panels[-1]
+    assert scores.media_keys == ["figures/matrix"]
+    assert importance.media_keys == ["figures/fusion_classes"]
 
 
 def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
