@@ -100,8 +100,10 @@ def run_config(run: Path) -> DictConfig:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         default: Any = OmegaConf.to_container(compose("config"))
     stored: Any = OmegaConf.to_container(OmegaConf.load(path))
-    # What changes no result is not stored; groups are taken whole, not mixed with the defaults.
-    config = OmegaConf.create({**default, **stored, "run_dir": str(run)})
+    # What changes no result is not stored; groups are taken whole, not mixed with the defaults, but
+    # for the evaluation's: what says nothing is left out of it.
+    evaluation = {**default["evaluation"], **stored["evaluation"]}
+    config = OmegaConf.create({**default, **stored, "evaluation": evaluation, "run_dir": str(run)})
     config.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
     return config
 
