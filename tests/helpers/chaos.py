@@ -75,7 +75,7 @@ STREAMS: dict[str, tuple[str, ...]] = {
         "method.boundary.recurrent.num_outer_steps=2",
     ),
     "kif_official": ("method=kif_official", *LOOKS, "optim.epochs=2"),
-    "ewc": ("method=ewc", "optim.micro_batch_size=2"),
+    "ewc": ("method=ewc", "optim.micro_batch_size=2", "probe=general", "probe.rows=7"),
     "o_lora": ("method=o_lora", "optim.epochs=2"),
     "lwf": ("method=lwf", "optim.schedule_name=cosine"),
     "migu": ("method=migu", "optim.micro_batch_size=2"),

@@ -44,6 +44,8 @@ COMMON = (
     "checkpoint.every_steps=1",
     "examine_data=false",
     "optim.length_grouping=none",
+    "probe=general",
+    "probe.rows=6",
 )
 TWO = ("trainer.devices=2",)
 
@@ -182,7 +184,7 @@ def test_two_processes_end_as_one(runs: Runs, both: tuple[Path, str]) -> None:
 
     names = sorted(path.name for path in (alone / "predictions").iterdir())
     assert sorted(path.name for path in (two / "predictions").iterdir()) == names
-    assert len(names) == 3
+    assert len(names) == 3 + 3, "of the tasks and of the probe"
     for name in names:
         lines = [
             [json.loads(s) for s in (folder / "predictions" / name).read_text().splitlines()]
@@ -193,7 +195,7 @@ def test_two_processes_end_as_one(runs: Runs, both: tuple[Path, str]) -> None:
         assert len(lines[0]) == 6
 
     results = [json.loads((f / "results.json").read_text()) for f in (two, alone)]
-    for key in ("score_matrix", "metrics", "tasks"):
+    for key in ("score_matrix", "metrics", "tasks", "probe"):
         assert results[0][key] == results[1][key]
     assert_near(*(without_times(r["phases"]) for r in results))
     assert results[0]["phases"][1]["replay_steps"] > 0
