@@ -51,7 +51,7 @@ def _run(record: RunRecord) -> str:
     keys = ("method", "backbone", "benchmark", "order_name")
     told = [str(protocol[key]) for key in keys if protocol.get(key) is not None]
     seed = [f"seed {protocol['seed']}"] if protocol.get("seed") is not None else []
-    return ", ".join([*told, *seed])
+    return ", ".join([*told, *seed, *(["imported"] if protocol.get("imported") else [])])
 
 
 RUN_FIGURES: tuple[RunFigure, ...] = (
