@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from kif_lightning.errors import require_choice
-from kif_lightning.reporting.figures import fusion_audit, scores, training
+from kif_lightning.reporting.figures import fusion_audit, probe, scores, training
 from kif_lightning.reporting.figures.style import FORMATS, save, say_stand_ins, styled
 from kif_lightning.reporting.run_record import RunRecord
 
@@ -83,6 +83,17 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         "max over j <= i < T-1 of a[i][j] - a[T-1][j]: a task's best score before the last task "
         "was learnt, minus its final one. Below zero (hatched): it gained. F.Ra is the mean; the "
         "last task could not be forgotten yet. A question mark: a score that it needs is missing.",
+    ),
+    _figure(
+        "general_ability",
+        "General ability",
+        probe.general_ability,
+        "The model is asked rows that belong to no task, before the first task and after each. "
+        "Loss: how unlikely it finds the right answers, which moves for every model; score: how "
+        "many it gives. The dotted line is the model before the stream. Loss above it and score "
+        "below it: the stream has cost ability that no task asks for. Loss can also fall, as a "
+        "model learns to answer in few words. Where tasks have weights of their own, those of the "
+        "newest task answer.",
     ),
     _figure(
         "importance",

@@ -9,12 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kif_lightning.reporting.console import STAND_IN_PROBE
-from kif_lightning.reporting.figures import RunFigure
-from kif_lightning.reporting.figures.style import line_style, new_figure, say_stand_ins
+from kif_lightning.reporting.figures.style import line_style, new_figure
 from kif_lightning.reporting.run_record import RunRecord
 
 
-def draw(record: RunRecord) -> Figure | None:
+def general_ability(record: RunRecord) -> Figure | None:
     """Loss above, score below, before the first phase and after each; None without a probe."""
     probe = record.results.get("probe")
     if probe is None:
@@ -22,8 +21,10 @@ def draw(record: RunRecord) -> Figure | None:
     points = [probe["untrained"], *probe["after"]]
     names = ["before", *record.phases]
     figure = new_figure(max(4.5, 1.5 + 0.38 * len(names)), 4.4)
-    figure.suptitle(f"General ability: {probe['rows']} rows of no task (probe: {probe['name']})")
     above, below = figure.subplots(2, 1, sharex=True)
+    # The rows may stand for real ones where neither the run's data nor its model does.
+    told = f"probe {probe['name']}{f', {STAND_IN_PROBE}' if probe['stand_in'] else ''}"
+    above.set_title(f"{probe['rows']} rows of no task ({told})", loc="left", fontsize=8)
     _line(above, [point["loss"] for point in points], place=5)
     above.set_ylabel("loss (lower is better)\nnats per answer token", fontsize=8)
     scores = [point["score"] for point in points]
@@ -33,8 +34,6 @@ def draw(record: RunRecord) -> Figure | None:
     )
     below.set_ylim(0, max(10, 1.25 * max(scores)))
     below.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
-    kinds = [*record.stand_ins, *([STAND_IN_PROBE] if probe["stand_in"] else [])]
-    say_stand_ins(figure, kinds)
     return figure
 
 
@@ -55,18 +54,3 @@ def _line(axes: Axes, values: Sequence[float | None], *, place: int) -> None:
                 ha="center",
                 fontsize=7,
             )
-
-
-FIGURE = RunFigure(
-    name="general_ability",
-    title="General ability",
-    caption=(
-        "The model is asked rows that belong to no task, before the first task and after each. "
-        "Loss: how unlikely it finds the right answers, which moves for every model; score: how "
-        "many it gives. The dotted line is the model before the stream. Loss above it and score "
-        "below it: the stream has cost ability that no task asks for. Loss can also fall, as a "
-        "model learns to answer in few words. Where tasks have weights of their own, those of the "
-        "newest task answer."
-    ),
-    draw=draw,
-)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kif_lightning.reporting.figures.probe import FIGURE
+from kif_lightning.reporting.figures.probe import general_ability
 from kif_lightning.reporting.figures.style import save, styled
 from kif_lightning.reporting.run_record import RunRecord
 
@@ -36,11 +36,11 @@ def record(probe: dict[str, Any] | None, stand_ins: tuple[str, ...] = ()) -> Run
 
 def drawn(**changed: Any) -> Any:
     with styled():
-        return FIGURE.draw(record({**PROBE, **changed}, ("stand-in data",)))
+        return general_ability(record({**PROBE, **changed}, ("stand-in data",)))
 
 
 def test_a_run_without_a_probe_has_no_such_figure() -> None:
-    assert FIGURE.draw(record(None)) is None
+    assert general_ability(record(None)) is None
 
 
 def test_both_lines_are_the_records_numbers() -> None:
@@ -55,10 +55,10 @@ def test_both_lines_are_the_records_numbers() -> None:
     assert below.get_ylim()[0] == 0
 
 
-@pytest.mark.parametrize(("stands_in", "more"), [(True, " and stand-in probe"), (False, "")])
-def test_stand_ins_are_told(stands_in: bool, more: str) -> None:
-    figure = drawn(stand_in=stands_in)
-    assert figure.get_supxlabel() == f"on stand-in data{more}"
+@pytest.mark.parametrize(("stands_in", "more"), [(True, ", stand-in probe"), (False, "")])
+def test_rows_that_only_stand_for_a_measurement_say_so(stands_in: bool, more: str) -> None:
+    above, _ = drawn(stand_in=stands_in).axes
+    assert above.get_title("left") == f"64 rows of no task (probe general{more})"
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
