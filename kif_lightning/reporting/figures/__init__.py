@@ -51,7 +51,7 @@ def _run(record: RunRecord) -> str:
     keys = ("method", "backbone", "benchmark", "order_name")
     told = [str(protocol[key]) for key in keys if protocol.get(key) is not None]
     seed = [f"seed {protocol['seed']}"] if protocol.get("seed") is not None else []
-    return ", ".join([*told, *seed])
+    return ", ".join([*told, *seed, *(["imported"] if protocol.get("imported") else [])])
 
 
 RUN_FIGURES: tuple[RunFigure, ...] = (
@@ -103,8 +103,8 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         "How decidedly old and new weights were fused",
         fusion_audit.fusion_weights,
         "Above: share of units by lam, the share of the past in the fused weights (0: only the new "
-        "task, 1: only the past; logarithmic colours, white: none). Below: mean binary entropy of "
-        "lam; 1 bit is plain averaging, 0 a hard choice.",
+        "task, 1: only the past); the darker the more, on a logarithmic scale; white: none. "
+        "Below: mean binary entropy of lam; 1 bit is plain averaging, 0 a hard choice.",
     ),
     _figure(
         "fusion_where",

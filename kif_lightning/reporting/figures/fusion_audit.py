@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kif_lightning.reporting.figures.style import (
     COLOURS,
+    SHARE_MAP,
     bar_style,
     colour_bar,
     heat_map,
@@ -95,7 +96,8 @@ def fusion_weights(record: RunRecord) -> Figure | None:
     shares = np.array([100 * np.histogram(lam, edges)[0] / lam.size for lam in weights]).T
     figure = new_figure(width_for(len(fused)) + 0.6, 4.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
-    image = heat_map(upper, np.where(shares > 0, shares, np.nan), LogNorm(0.1, 100, clip=True))
+    some = np.where(shares > 0, shares, np.nan)
+    image = heat_map(upper, some, LogNorm(0.1, 100, clip=True), SHARE_MAP)
     image.set_extent((-0.5, len(fused) - 0.5, 1, 0))
     upper.set(ylim=(0, 1), ylabel="share of the past, lam")
     upper.patch.set(hatch="")

@@ -27,6 +27,8 @@ MARKERS = "osD^vPX*"
 """Lines differ in dash and marker too: in grey, colours alone would not tell them apart."""
 SCORE_MAP = "cividis"
 """From dark to light evenly, in colour, in grey and for the colour-blind."""
+SHARE_MAP = "cividis_r"
+"""The other way round where white is none: the more, the darker."""
 CHANGE_MAP = "PuOr"
 """Losses orange, gains violet, none white."""
 MOST_NAMES = 40
@@ -46,7 +48,7 @@ _SETTINGS: Any = {
     "text.parse_math": False,  # a $ in a task's name is a dollar
     "hatch.linewidth": 0.6,
     "svg.fonttype": "none",  # text stays text: small, searchable
-    "svg.hashsalt": "kif",  # the same figure gives the same file
+    "svg.hashsalt": "kif-lightning",  # the same figure gives the same file
     "pdf.fonttype": 42,  # fonts that journals accept
 }
 
@@ -132,14 +134,16 @@ def name_ticks(
             label.set(rotation=angle, ha="right", va=vertical, rotation_mode="anchor")
 
 
-def heat_map(axes: Axes, values: NDArray[np.float64], norm: Normalize) -> AxesImage:
+def heat_map(
+    axes: Axes, values: NDArray[np.float64], norm: Normalize, colours: str = SCORE_MAP
+) -> AxesImage:
     """Cells of that colour; those without a number (NaN) are hatched, unlike any score.
 
     Embedded as one small picture, a pixel a cell: thousands of cells cost no more than ten.
     """
     axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="////")
     shown = np.ma.masked_invalid(values)
-    return axes.imshow(shown, cmap=SCORE_MAP, norm=norm, interpolation="none", aspect="auto")
+    return axes.imshow(shown, cmap=colours, norm=norm, interpolation="none", aspect="auto")
 
 
 def svg(figure: Figure) -> str:

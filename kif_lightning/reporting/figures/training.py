@@ -76,9 +76,11 @@ def binned(
     )
 
 
-def cost(record: RunRecord) -> Figure:
+def cost(record: RunRecord) -> Figure | None:
     """Stacked bars: the time that each phase took to train, at its boundary and to evaluate."""
     phases = record.results["phases"]
+    if any("seconds" not in phase for phase in phases):  # an imported run
+        return None
     seconds = {kind: np.array([phase["seconds"][kind] for phase in phases]) for kind in COSTS}
     longest = float(np.sum(list(seconds.values()), axis=0).max())
     scale, unit = next(

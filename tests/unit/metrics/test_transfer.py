@@ -8,6 +8,8 @@ from kif_lightning.metrics import FORMULAS, transfer_metrics
 from kif_lightning.metrics.transfer import (
     PEER_FORMULAS,
     ScoreMatrix,
+    average_so_far,
+    forgetting_by_task,
     forgetting_rate,
     forgetting_rate_sapt,
     peer_variants,
@@ -33,6 +35,14 @@ def test_by_hand() -> None:
     found = transfer_metrics(MATRIX, single_task=SINGLE, untrained=UNTRAINED)
     assert found == pytest.approx(BY_HAND, rel=1e-14)
     assert set(found) == set(FORMULAS)
+
+
+def test_after_each_task_and_of_each_task() -> None:
+    assert average_so_far(MATRIX) == pytest.approx([70, (80 + 60) / 2, (75 + 50 + 90) / 3])
+    assert average_so_far([[None, 3.0], [1.0, None]]) == [None, None]
+    assert forgetting_by_task(MATRIX) == [80 - 75, 60 - 50]
+    assert forgetting_by_task([[1.0, None], [None, 2.0]]) == [None]
+    assert forgetting_by_task([[42.0]]) == []
 
 
 def test_two_tasks_that_gain() -> None:
