@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +93,9 @@ def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
     in_the_way = tmp_path / "file"
     in_the_way.write_text("")
     assert call(folder, "--figures", in_the_way, "--formats", "png").exit_code == 2
+
+
+def test_reports_do_not_wait_for_what_they_do_not_need() -> None:
+    code = "import sys, kif_lightning.reporting.run_report; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torchmetrics", "transformers", "lightning"} & set(done.stdout.split())
