@@ -87,8 +87,12 @@ class RunTracking:
 
     def log(self, numbers: Mapping[str, float], *, task: int, step: int) -> None:
         """Numbers after so many tasks and optimizer steps."""
-        for tracker in self._here():
-            tracker.log(numbers, task=task, step=step)
+
+        def log() -> None:
+            for tracker in self.trackers:
+                tracker.log(numbers, task=task, step=step)
+
+        self._on_first(log)
 
     def task_judged(self, state: RunState, tasks: Sequence[str], num_learnt: int) -> None:
         """What is known after the task that has just been evaluated.
