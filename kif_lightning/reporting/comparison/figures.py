@@ -229,7 +229,7 @@ def _lines(
         axes.set_ylabel("percent")
     names = [_name(label) for label in labelled]
     figure.legend(labelled.values(), names, loc="outside right upper", fontsize=8)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def average_so_far(found: Contents) -> Figure | None:
@@ -257,7 +257,7 @@ def final_by_task(found: Contents) -> Figure | None:
     heights = [0.26 * len(groups) + 1.3 for _, _, groups in shown]
     figure = new_figure(min(14, 2.8 + 0.42 * tasks), sum(heights))
     grid = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights).ravel()
-    image = None
+    image: Any = None
     for axes, (backbone, order, groups) in zip(grid, shown, strict=True):
         names = found["orders"][order]
         scores = [final_scores(group) for group in groups]
@@ -287,7 +287,8 @@ def final_by_task(found: Contents) -> Figure | None:
 def cost_and_score(found: Contents) -> Figure | None:
     """Seconds of a run against AP at the end; one point a seed."""
     figure, panels = _panels(found, lambda _: (6.4, 3.4))
-    styles, labelled = _styles(found), {}
+    styles = _styles(found)
+    labelled: dict[str, Any] = {}
     for axes, groups in panels:
         for group in groups:
             if group["seconds"] is None:
@@ -309,7 +310,7 @@ def cost_and_score(found: Contents) -> Figure | None:
         return None
     names = [_name(label) for label in labelled]
     figure.legend(labelled.values(), names, loc="outside right upper", fontsize=7)
-    return figure  # type: ignore[no-any-return]
+    return figure
 
 
 def paired_differences(found: Contents) -> Figure | None:

@@ -90,9 +90,9 @@ def variants(results: Mapping[Path, Results]) -> dict[Path, str]:
 
 
 def _letter(place: int) -> str:
-    return (
-        chr(ord("A") + place) if place < 26 else f"{_letter(place // 26 - 1)}{_letter(place % 26)}"
-    )
+    """A to Z, AA, AB, ..."""
+    last = chr(ord("A") + place % 26)
+    return last if place < 26 else _letter(place // 26 - 1) + last
 
 
 def differences(results: Mapping[Path, Results], letters: Mapping[Path, str]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ def write_comparison(found: Contents, folder: Path) -> Path:
                     continue
                 for ending in FORMATS:
                     save(picture, folder / "figures" / f"{figure.name}.{ending}")
+                    picture.set_layout_engine("none")  # laid out once: the rest takes it over
                 # Text within it is escaped by matplotlib.
                 shown.append({"figure": figure, "svg": Markup(svg(picture))})  # noqa: S704
         write_json(folder / NUMBERS, found)

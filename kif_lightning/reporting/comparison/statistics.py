@@ -43,23 +43,28 @@ class Interval:
 
 
 def paired_bootstrap(
-    differences: Sequence[NDArray[np.float64]], *, resamples: int = RESAMPLES, seed: int = SEED
+    differences: Sequence[Sequence[NDArray[np.float64]]],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
 ) -> Interval:
     """Resample the test rows of each task; both methods get the same resample.
 
     Args:
-        differences: one array a task, (rows,): a row's score minus the baseline's, percent points.
+        differences: of each task one or more sets of rows, (rows,) each, that are resampled apart:
+            a row's score minus the baseline's, percent points.
         resamples: how many.
         seed: of the draws.
 
     Returns:
-        The mean over tasks of the mean over rows, with a percentile interval.
+        The mean over tasks of the mean over sets of the mean over rows, with a percentile interval.
     """
     random = np.random.default_rng(seed)
-    drawn = np.mean([_resampled_means(task, resamples, random) for task in differences], axis=0)
+    tasks = [[_resampled_means(rows, resamples, random) for rows in task] for task in differences]
+    drawn = np.mean([np.mean(task, axis=0) for task in tasks], axis=0)
     tail = (100 - INTERVAL) / 2
     low, high = np.percentile(drawn, [tail, 100 - tail])
-    difference = float(np.mean([task.mean() for task in differences]))
+    difference = float(np.mean([np.mean([rows.mean() for rows in task]) for task in differences]))
     return Interval(difference, float(low), float(high), float(np.mean(drawn <= 0)))
 
 
@@ -144,7 +149,7 @@ def paired_entry(
     by_seed: dict[int, dict[str, dict[str, float]]] = {}
     notes: dict[str, None] = {}
     for run in group.runs:
-        if run.seed not in others:
+        if run.seed is None or run.seed not in others:
             notes[f"seed {run.seed}: no baseline of it with this backbone and order"] = None
             continue
         found, left_out = differences_of(run, others[run.seed], scores)
@@ -155,12 +160,14 @@ def paired_entry(
         {"seed": seed, "tasks": len(found), **vars(_interval(found.values(), resamples))}
         for seed, found in sorted(by_seed.items())
     ]
-    pooled = _pooled(list(by_seed.values()))
-    if by_seed and pooled is None:
-        notes["seeds have other tasks or rows: not pooled"] = None
+    pooled, apart = _pooled(list(by_seed.values()))
+    if by_seed and not pooled:
+        notes["seeds have other tasks: not pooled"] = None
+    elif apart:
+        notes["each seed has other test rows: resampled apart"] = None
     return {
         "seeds": seeds,
-        "pooled": None if pooled is None else vars(_interval(pooled.values(), resamples)),
+        "pooled": vars(paired_bootstrap(pooled, resamples=resamples)) if pooled else None,
         "between_seeds": spread([seed["difference"] for seed in seeds]) if seeds else None,
         "tasks": max((seed["tasks"] for seed in seeds), default=0),
         "of_tasks": len(group.runs[0].tasks),
@@ -169,24 +176,32 @@ def paired_entry(
 
 
 def _interval(tasks: Iterable[Mapping[str, float]], resamples: int) -> Interval:
-    return paired_bootstrap([np.array(list(rows.values())) for rows in tasks], resamples=resamples)
+    return paired_bootstrap([[_array(rows.values())] for rows in tasks], resamples=resamples)
 
 
-def _pooled(seeds: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]] | None:
-    """Each row's difference, averaged over the seeds: a resample of rows is one for all seeds.
+def _array(values: Iterable[float]) -> NDArray[np.float64]:
+    return np.array(list(values), dtype=np.float64)
 
-    To draw anew for each seed would take the same rows for others, and the interval be too narrow.
+
+def _pooled(
+    seeds: Sequence[dict[str, dict[str, float]]],
+) -> tuple[list[list[NDArray[np.float64]]], bool]:
+    """Of each task the sets of rows to resample, and whether some are of one seed each.
+
+    Where all seeds were tested on the same rows, each row's difference is averaged over the seeds:
+    one resample for all. To draw anew for each seed would take the same rows for new ones, and the
+    interval would be too narrow.
     """
-    if not seeds or any(
-        {task: rows.keys() for task, rows in other.items()}
-        != {task: rows.keys() for task, rows in seeds[0].items()}
-        for other in seeds
-    ):
-        return None
-    return {
-        task: {row: mean(other[task][row] for other in seeds) for row in rows}
-        for task, rows in seeds[0].items()
-    }
+    if not seeds or any(other.keys() != seeds[0].keys() for other in seeds):
+        return [], False
+    found, apart = [], False
+    for task, rows in seeds[0].items():
+        if all(other[task].keys() == rows.keys() for other in seeds):
+            found.append([_array(mean(other[task][row] for other in seeds) for row in rows)])
+        else:
+            found.append([_array(other[task].values()) for other in seeds])
+            apart = True
+    return found, apart
 
 
 def _told(left_out: Mapping[str, str]) -> list[str]:

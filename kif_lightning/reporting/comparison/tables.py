@@ -167,10 +167,10 @@ def backbones_table(found: Contents) -> Table | None:
 
 
 PAIRED_NOTE = (
-    "Mean over tasks of the difference in AP, percent points, above zero: better than the baseline. "
-    "Intervals and shares resample the test rows (within a seed; pooled: the same resample in all "
-    "seeds, averaged): they cover the choice of test rows, not the training's chance. The spread "
-    "between seeds covers that chance, seen in as few seeds as were run."
+    "Mean over tasks of the difference in percent points; above zero: better than the baseline. "
+    "Intervals and shares resample the test rows, both methods alike (pooled: mean over seeds): "
+    "they cover the choice of test rows, not the chance in training. That is in the spread between "
+    "seeds, as far as so few seeds show it."
 )
 
 
@@ -264,7 +264,7 @@ def published_table(found: Contents) -> Table | None:
         title="PUBLISHED by others, not measured here",
         header=["method", "model", "benchmark", "orders", *[SHORT[n] for n in names], "source"],
         rows=rows,
-        note=f"Other code, protocol and hardware: they enter no mean and no ranking of ours. {told}."
+        note=f"Other code and protocol: they enter no mean and no ranking of ours. {told}."
         if entries
         else f"Nothing published is on record for {benchmarks} in these orders.",
         words=4,
@@ -276,7 +276,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def show_comparison(found: Contents, console: RunConsole) -> None:
-    """Few runs: one row a task, 'just learnt -> at the end'; then the summary and what was asked."""
+    """Few runs: one row a task, 'just learnt -> at the end'; then the summary and the rest."""
     runs = [run for group in found["groups"] for run in group["runs"]]
     if len(runs) <= MAX_COLUMNS:
         title = "Percent on each task, when just learnt -> at the end of the stream"
