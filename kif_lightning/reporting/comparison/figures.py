@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from textwrap import shorten
@@ -54,6 +54,11 @@ def drawn(figure: ComparisonFigure, found: Contents) -> Figure | None:
     return made
 
 
+def _room(labels: Iterable[str]) -> float:
+    """Inches that the longest of them takes."""
+    return 0.075 * max(len(_name(label)) for label in labels)
+
+
 def _name(label: str) -> str:
     return shorten(label, 44, placeholder=" ...") if " " in label else label[-44:]
 
@@ -62,7 +67,9 @@ def _scored(groups: Groups) -> Groups:
     return [group for group in groups if AP in group["metrics"]]
 
 
-def _panels(found: Contents, size: Callable[[Groups], tuple[float, float]]) -> Any:
+def _panels(
+    found: Contents, size: Callable[[Groups], tuple[float, float]], *, share_y: bool = True
+) -> Any:
     """A figure with one panel a backbone and order, and (axes, groups) of each."""
     shown = [(b, o, g) for b, o, groups in blocks(found) if (g := _scored(groups))]
     if not shown:
@@ -73,7 +80,8 @@ def _panels(found: Contents, size: Callable[[Groups], tuple[float, float]]) -> A
     rows = -(-len(shown) // columns)
     sizes = [size(groups) for _, _, groups in shown]
     figure = new_figure(columns * max(w for w, _ in sizes), rows * max(h for _, h in sizes))
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    # The same scales everywhere: panels are looked at side by side.
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=share_y).ravel()
     for axes in grid[len(shown) :]:
         axes.set_axis_off()
     panels = []
@@ -101,7 +109,11 @@ def _styles(found: Contents) -> dict[str, dict[str, Any]]:
 
 def final_dots(found: Contents) -> Figure | None:
     """Methods from top to bottom: each seed a dot, the mean with whiskers of a deviation."""
-    figure, panels = _panels(found, lambda groups: (6.4, 0.9 + 0.3 * len(groups)))
+    figure, panels = _panels(
+        found,
+        lambda groups: (5.6 + _room(g["label"] for g in groups), 0.9 + 0.3 * len(groups)),
+        share_y=False,
+    )
     for axes, groups in panels:
         for place, group in enumerate(groups):
             values = [run["metrics"][AP] for run in group["runs"]]
@@ -148,7 +160,8 @@ def bars_by_backbone(found: Contents) -> Figure | None:
     labels = list(dict.fromkeys(label for values in bars.values() for label in values))
     labels.sort(key=lambda label: -mean(v[label][0] for v in bars.values() if label in v))
     many = len(labels) > MOST_LINES
-    figure = new_figure(max(4.5, 1.2 + len(bars) * (0.5 + 0.34 * len(labels))), 3.4)
+    wide = max(3.5, 0.8 + len(bars) * (0.5 + 0.34 * len(labels)))
+    figure = new_figure(wide + 0.6 + _room(labels), 3.4)
     axes = figure.subplots()
     width = 0.85 / len(labels)
     for place, label in enumerate(labels):
@@ -197,7 +210,7 @@ def _lines(
     found: Contents, course: Callable[[Sequence[Sequence[float | None]]], list[float | None]]
 ) -> Figure | None:
     """A line a method, its mean over the seeds, with a band from the lowest to the highest seed."""
-    figure, panels = _panels(found, lambda _: (6.4, 3.4))
+    figure, panels = _panels(found, lambda groups: (5 + _room(g["label"] for g in groups), 3.4))
     styles = _styles(found)
     baseline = (found["paired"] or {}).get("baseline")
     labelled: dict[str, Any] = {}
@@ -255,7 +268,8 @@ def final_by_task(found: Contents) -> Figure | None:
         return None
     tasks = max(len(found["orders"][order]) for _, order, _ in shown)
     heights = [0.26 * len(groups) + 1.3 for _, _, groups in shown]
-    figure = new_figure(min(14, 2.8 + 0.42 * tasks), sum(heights))
+    room = _room(group["label"] for _, _, groups in shown for group in groups)
+    figure = new_figure(1.9 + room + min(11, 0.42 * tasks), sum(heights))
     grid = figure.subplots(len(shown), 1, squeeze=False, height_ratios=heights).ravel()
     image: Any = None
     for axes, (backbone, order, groups) in zip(grid, shown, strict=True):
@@ -286,7 +300,7 @@ def final_by_task(found: Contents) -> Figure | None:
 
 def cost_and_score(found: Contents) -> Figure | None:
     """Seconds of a run against AP at the end; one point a seed."""
-    figure, panels = _panels(found, lambda _: (6.4, 3.4))
+    figure, panels = _panels(found, lambda groups: (5 + _room(g["label"] for g in groups), 3.4))
     styles = _styles(found)
     labelled: dict[str, Any] = {}
     for axes, groups in panels:
@@ -320,7 +334,7 @@ def paired_differences(found: Contents) -> Figure | None:
     if not entries:
         return None
     several = len(blocks(found)) > 1
-    figure = new_figure(7, 1.0 + 0.32 * len(entries))
+    figure = new_figure(6 + _room(entry["label"] for entry in entries), 1.0 + 0.32 * len(entries))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8, linestyle="--")
     for place, entry in enumerate(entries):
@@ -345,7 +359,7 @@ def order_study(found: Contents) -> Figure | None:
         return None
     study = sorted(study, key=lambda entry: (entry["backbone"], -entry["mean"]))
     several = len({entry["backbone"] for entry in study}) > 1
-    figure = new_figure(7, 1.2 + 0.32 * len(study))
+    figure = new_figure(6 + _room(entry["label"] for entry in study), 1.2 + 0.32 * len(study))
     axes = figure.subplots()
     for place, entry in enumerate(study):
         axes.plot([entry["smallest"], entry["largest"]], [place] * 2, color="0.6", zorder=1)

@@ -30,6 +30,8 @@ from kif_lightning.reporting.figures.style import FORMATS, save, styled, svg
 from kif_lightning.storage import read_json, write_json, write_text
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
+OTHER_FORMATS = tuple(ending for ending in FORMATS if ending != "svg")
+"""Beside the SVG, which is on the page too."""
 TABLES = {"summary.csv": summary_csv, "table.md": markdown_page, "table.tex": latex}
 
 
@@ -56,11 +58,13 @@ def write_comparison(found: Contents, folder: Path) -> Path:
                     for ending in FORMATS:
                         (folder / "figures" / f"{figure.name}.{ending}").unlink(missing_ok=True)
                     continue
-                for ending in FORMATS:
-                    save(picture, folder / "figures" / f"{figure.name}.{ending}")
-                    picture.set_layout_engine("none")  # laid out once: the rest takes it over
+                text = svg(picture)
+                picture.set_layout_engine("none")  # laid out by now: the files take it over
                 # Text within it is escaped by matplotlib.
-                shown.append({"figure": figure, "svg": Markup(svg(picture))})  # noqa: S704
+                shown.append({"figure": figure, "svg": Markup(text)})  # noqa: S704
+                write_text(folder / "figures" / f"{figure.name}.svg", text)
+                for ending in OTHER_FORMATS:
+                    save(picture, folder / "figures" / f"{figure.name}.{ending}")
         write_json(folder / NUMBERS, found)
         for name, text in TABLES.items():
             write_text(folder / name, text(found))
