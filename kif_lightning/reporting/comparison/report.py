@@ -66,8 +66,8 @@ def write_comparison(found: Contents, folder: Path) -> Path:
                 for ending in OTHER_FORMATS:
                     save(picture, folder / "figures" / f"{figure.name}.{ending}")
         write_json(folder / NUMBERS, found)
-        for name, text in TABLES.items():
-            write_text(folder / name, text(found))
+        for name, table in TABLES.items():
+            write_text(folder / name, table(found))
         write_text(folder / PAGE, _page(found, shown))
     except OSError as error:
         raise UserError(
