@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import fmean, mean, stdev
 from typing import Any
 
 import numpy as np
@@ -197,7 +197,7 @@ def _pooled(
     found, apart = [], False
     for task, rows in seeds[0].items():
         if all(other[task].keys() == rows.keys() for other in seeds):
-            found.append([_array(mean(other[task][row] for other in seeds) for row in rows)])
+            found.append([_array(fmean(other[task][row] for other in seeds) for row in rows)])
         else:
             found.append([_array(other[task].values()) for other in seeds])
             apart = True
