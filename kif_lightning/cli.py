@@ -61,24 +61,42 @@ def list_options(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The summary alone.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write a page, tables (CSV, Markdown, LaTeX), figures there."),
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="A method: paired differences of the others from it.")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Beside them, what papers print for the benchmark.")
+    ] = False,
+    show_differences: Annotated[
+        bool,
+        typer.Option(
+            "--show-differences", help="Runs of different protocols: told apart, not refused."
+        ),
+    ] = False,
 ) -> None:
     """Show finished runs side by side: each task when just learnt and at the end, and metrics."""
-    from kif_lightning.reporting.compare import (
-        markdown,
-        read_runs,
-        show_comparison,
-        unfinished,
-    )
+    from kif_lightning.reporting import comparison
     from kif_lightning.reporting.console import RunConsole
 
+    aside = Console(stderr=True, soft_wrap=True, highlight=False)
     with _telling_mistakes():
-        groups = read_runs(runs)
-        for run in unfinished(runs):
-            Console(stderr=True, soft_wrap=True).print(f"Left out, not finished: {run}")
+        groups = comparison.read_runs(runs, show_differences=show_differences)
+        for run in comparison.unfinished(runs):
+            aside.print(f"Left out, not finished: {run}", markup=False)
+        found = comparison.contents(groups, baseline=baseline, published=published)
         if as_markdown:
-            typer.echo(markdown(groups))
+            typer.echo(comparison.markdown(found))
         else:
-            show_comparison(groups, RunConsole())
+            comparison.show_comparison(found, RunConsole())
+        if out is not None:
+            page = comparison.write_comparison(found, out)
+            aside.print(f"Report: {page}", markup=False)
+        elif not as_markdown:
+            aside.print("A page with figures, CSV and LaTeX: add --out FOLDER.", markup=False)
 
 
 @app.command()

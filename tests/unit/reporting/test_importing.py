@@ -12,7 +12,14 @@ from rich.console import Console
 
 from kif_lightning.errors import UserError
 from kif_lightning.metrics.transfer import FORMULAS, PEER_FORMULAS
-from kif_lightning.reporting.compare import HEADER, MUST_MATCH, read_runs, show_comparison, summary
+from kif_lightning.reporting.comparison import (
+    HEADER,
+    MUST_MATCH,
+    contents,
+    read_runs,
+    show_comparison,
+    summary,
+)
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.importing import Names, import_run, named_pairs
 from kif_lightning.reporting.results import results_record
@@ -301,7 +308,7 @@ def own(tmp_path: Path, name: str, **protocol: Any) -> Path:
 def test_an_imported_run_beside_one_of_ours(tmp_path: Path) -> None:
     folders = [imported(tmp_path, "a"), own(tmp_path, "b")]
     output = io.StringIO()
-    show_comparison(read_runs(folders), RunConsole(Console(file=output, width=200)))
+    show_comparison(contents(read_runs(folders)), RunConsole(Console(file=output, width=200)))
     lines = {line.strip().split("  ")[0]: line.split() for line in output.getvalue().splitlines()}
     assert lines["1 sst2"] == "1 sst2 90.0 -> 70.0 95.0 -> 85.0".split()
     assert lines["minutes"] == ["minutes", "1.5"]
@@ -317,16 +324,15 @@ def test_an_imported_run_beside_one_of_ours(tmp_path: Path) -> None:
 def test_runs_of_ours_alone_tell_nothing_of_it(tmp_path: Path) -> None:
     output = io.StringIO()
     groups = read_runs([own(tmp_path, "a"), own(tmp_path, "b")])
-    show_comparison(groups, RunConsole(Console(file=output, width=200)))
+    show_comparison(contents(groups), RunConsole(Console(file=output, width=200)))
     assert "mported" not in output.getvalue()
 
 
 @pytest.mark.parametrize(
     ("options", "differing"),
     [
-        ({"rename": None}, r"order, metrics\).*kif import --rename"),
+        ({"rename": None}, r"tasks, metrics\).*kif import --rename"),
         ({"metric": "rouge_l"}, r"metrics\)"),
-        ({"backbone": "t5_large"}, r"backbone\)"),
         ({"benchmark": "superni"}, r"benchmark\)"),
     ],
 )
@@ -342,10 +348,10 @@ def test_an_imported_run_hides_no_difference_of_others(tmp_path: Path) -> None:
     folders = [theirs, own(tmp_path, "b"), own(tmp_path, "c", epochs=2)]
     with pytest.raises(UserError, match=r"c was measured .* than .*b \(different: epochs\)"):
         read_runs(folders)
-    small = imported(tmp_path, "d", backbone="t5_small")
-    large = imported(tmp_path, "e", backbone="t5_large")
-    with pytest.raises(UserError, match=r"different: backbone\)"):
-        read_runs([theirs, small, large])
+    one = imported(tmp_path, "d", benchmark="superni")
+    other = imported(tmp_path, "e", benchmark="long_sequence")
+    with pytest.raises(UserError, match=r"different: benchmark\)"):
+        read_runs([theirs, one, other])
 
 
 def test_imported_runs_are_labelled_as_such_and_told_apart(tmp_path: Path) -> None:
@@ -373,7 +379,7 @@ def test_our_single_task_scores_are_no_yardstick_for_an_imported_run(tmp_path: P
         own(tmp_path, "single", **reference),
         own(tmp_path, "b"),
     ]
-    cells = {row[0]: row for row in summary(read_runs(folders))}
+    cells = {row[0]: row for row in summary(contents(read_runs(folders)))}
     assert cells["theirs (imported)"][HEADER.index("FWT")] == ""
     assert cells["b"][HEADER.index("FWT")] == "0.0"
 
