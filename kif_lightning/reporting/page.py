@@ -15,7 +15,6 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from kif_lightning import __version__
-from kif_lightning.reporting.figures.style import svg
 
 MOST_ROWS = 200
 """Of a table: a longer one is cut, and says so."""
@@ -61,19 +60,36 @@ def render(template: str, **values: Any) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def drawn(figure: Figure, name: str, label: str) -> tuple[Markup, bool]:
-    """The figure as an element of a page, and whether it had to be drawn as pixels.
+def picture(figure: Figure, text: str, about: Any, vectors: str) -> dict[str, Any]:
+    """What a page shows of a figure, for the macro ``picture``.
 
     Call it within :func:`~kif_lightning.reporting.figures.style.styled`.
 
     Args:
         figure: the figure.
-        name: its own on the page.
-        label: what it shows, for who does not see it.
+        text: of its SVG.
+        about: has its ``name``, ``title`` and ``caption``.
+        vectors: where it can be had as vectors, if it is too large for them here.
     """
-    text = svg(figure)
-    if len(text) > MOST_SVG_BYTES:
-        return _pixels(figure, label), True
+    label = f"{about.title}. {about.caption}"
+    as_pixels = len(text) > MOST_SVG_BYTES
+    return {
+        **told(about),
+        "picture": _pixels(figure, label)
+        if as_pixels
+        else _inline(figure, text, about.name, label),
+        "as_pixels": as_pixels,
+        "vectors": vectors,
+    }
+
+
+def told(about: Any, failed: str | None = None) -> dict[str, Any]:
+    """What a page says of a figure; ``failed``: why it is not there."""
+    found = {"name": about.name, "title": about.title, "caption": about.caption}
+    return {**found, "picture": None, "as_pixels": False, "failed": failed}
+
+
+def _inline(figure: Figure, text: str, name: str, label: str) -> Markup:
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(text)  # noqa: S314  matplotlib's own output
@@ -86,7 +102,7 @@ def drawn(figure: Figure, name: str, label: str) -> tuple[Markup, bool]:
         root.attrib.pop(size, None)
     root.set("role", "img")
     root.set("aria-label", label)
-    return Markup(ElementTree.tostring(root, encoding="unicode")), False  # noqa: S704
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704
 
 
 def _own_ids(root: ElementTree.Element, name: str) -> None:

@@ -15,12 +15,13 @@ from kif_lightning.reporting.changed_answers import (
     MOST_TASKS,
     changed_answers,
 )
-from kif_lightning.reporting.figures.style import styled
-from kif_lightning.reporting.page import PageTable, drawn, render
+from kif_lightning.reporting.figures.style import styled, svg
+from kif_lightning.reporting.page import PageTable, picture, render, told
 from kif_lightning.reporting.run_record import RunRecord, read_run
 from kif_lightning.storage import write_text
 
 REPORT = "report.html"
+VECTORS = "kif report RUN --figures FOLDER --formats svg"
 MOST_PROMPT, MOST_ANSWER, BEGINNING = 20_000, 2_000, 300
 """Characters of a prompt and of an answer that are kept, and of a prompt that are seen at once."""
 
@@ -76,15 +77,13 @@ def _figures(record: RunRecord) -> tuple[list[dict[str, Any]], list[str]]:
     shown, absent = [], []
     with styled():
         for figure in figures.RUN_FIGURES:
-            about = {"name": figure.name, "title": figure.title, "caption": figure.caption}
             try:
                 image = figure.draw(record)
                 if image is None:
                     absent.append(figure.title)
                     continue
                 image.suptitle("")  # the page has it as a heading
-                picture, as_pixels = drawn(image, figure.name, f"{figure.title}. {figure.caption}")
-                shown.append({**about, "picture": picture, "as_pixels": as_pixels, "failed": None})
+                shown.append(picture(image, svg(image), figure, VECTORS))
             except Exception as error:  # all else of the report is worth having
                 failed = f"{type(error).__name__}: {error}"
                 logging.getLogger(__name__).warning(
@@ -93,7 +92,7 @@ def _figures(record: RunRecord) -> tuple[list[dict[str, Any]], list[str]]:
                     record.folder,
                     failed,
                 )
-                shown.append({**about, "picture": None, "as_pixels": False, "failed": failed})
+                shown.append(told(figure, failed))
     return shown, absent
 
 

@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
 from kif_lightning.errors import UserError
 from kif_lightning.reporting.comparison.contents import SCHEMA_VERSION, Contents
 from kif_lightning.reporting.comparison.figures import FIGURES, drawn
 from kif_lightning.reporting.comparison.tables import (
     SHORT,
+    Table,
     backbones_table,
     banner,
     differences_table,
@@ -22,11 +20,14 @@ from kif_lightning.reporting.comparison.tables import (
     order_table,
     paired_table,
     published_table,
+    runs_table,
     summary_csv,
     summary_table,
     titled,
 )
 from kif_lightning.reporting.figures.style import FORMATS, save, styled, svg
+from kif_lightning.reporting.page import PageTable, render
+from kif_lightning.reporting.page import picture as on_page
 from kif_lightning.storage import read_json, write_json, write_text
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
@@ -60,8 +61,7 @@ def write_comparison(found: Contents, folder: Path) -> Path:
                     continue
                 text = svg(picture)
                 picture.set_layout_engine("none")  # laid out by now: the files take it over
-                # Text within it is escaped by matplotlib.
-                shown.append({"figure": figure, "svg": Markup(text)})  # noqa: S704
+                shown.append(on_page(picture, text, figure, f"figures/{figure.name}.svg"))
                 write_text(folder / "figures" / f"{figure.name}.svg", text)
                 for ending in OTHER_FORMATS:
                     save(picture, folder / "figures" / f"{figure.name}.{ending}")
@@ -94,30 +94,43 @@ def rebuild(numbers: Path, folder: Path) -> Path:
 
 
 def _page(found: Contents, shown: list[dict[str, Any]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("kif_lightning.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    runs = [
-        {"label": group["label"], "backbone": group["backbone"], "order": group["order"], **run}
-        for group in found["groups"]
-        for run in group["runs"]
-    ]
-    return environment.get_template("comparison.html.j2").render(
+    tables = {
+        "summary": summary_table,
+        "differing": differences_table,
+        "backbones": backbones_table,
+        "paired": paired_table,
+        "orders": order_table,
+        "published": published_table,
+        "runs": runs_table,
+    }
+    orders = [("order", f"{name}: {', '.join(tasks)}") for name, tasks in found["orders"].items()]
+    return render(
+        "comparison.html.j2",
         found=found,
         title=titled("Comparison of runs", found),
         banner=banner(found),
+        about=[
+            ("benchmark", ", ".join(found["benchmarks"])),
+            ("backbone", ", ".join(found["backbones"])),
+            *orders,
+        ],
+        formulas=[
+            (f"{SHORT.get(name, name)} ({name})", formula)
+            for name, formula in found["formulas"].items()
+        ],
         figures=shown,
-        summary=summary_table(found),
-        differing=differences_table(found),
-        backbones=backbones_table(found),
-        paired=paired_table(found),
-        orders=order_table(found),
-        published=published_table(found),
-        runs=runs,
-        short=SHORT,
         protocol=json.dumps(found["protocol"], indent=1),
+        **{name: _on_page(make(found)) for name, make in tables.items()},
+    )
+
+
+def _on_page(table: Table | None) -> PageTable | None:
+    if table is None:
+        return None
+    return PageTable(
+        caption=table.title,
+        header=table.header,
+        rows=table.rows,
+        texts=table.words,
+        note=table.note,
     )

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
@@ -267,6 +268,26 @@ def published_table(found: Contents) -> Table | None:
         note=f"Other code and protocol: they enter no mean and no ranking of ours. {told}."
         if entries
         else f"Nothing published is on record for {benchmarks} in these orders.",
+        words=4,
+    )
+
+
+def runs_table(found: Contents) -> Table:
+    """One row a run."""
+    names = list(found["formulas"])
+    rows = [
+        [
+            *(group["label"], group["backbone"], group["order"], Path(run["folder"]).name),
+            "" if run["seed"] is None else str(run["seed"]),
+            *[_number(run["metrics"].get(name)) for name in names],
+        ]
+        for group in found["groups"]
+        for run in group["runs"]
+    ]
+    return Table(
+        title="Every run",
+        header=["method", "backbone", "order", "folder", "seed", *[SHORT.get(n, n) for n in names]],
+        rows=rows,
         words=4,
     )
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from kif_lightning.errors import UserError
 from kif_lightning.reporting import figures, page
 from kif_lightning.reporting.figures import RunFigure
-from kif_lightning.reporting.page import MOST_ROWS, PageTable, drawn
+from kif_lightning.reporting.figures.style import svg
+from kif_lightning.reporting.page import MOST_ROWS, PageTable, picture
 from kif_lightning.reporting.run_report import write_report
 from kif_lightning.reporting.run_tables import described
 from tests.helpers.fake_runs import fake_run
@@ -342,12 +343,14 @@ def test_figures_stand_in_the_page(
 
 
 def test_a_large_figure_stands_as_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert drawn(bars(None), "name", "label")[1] is False
+    about = RunFigure(name="name", title='"> a title', caption="A caption.", draw=bars)
+    figure = bars(None)
+    assert picture(figure, svg(figure), about, "elsewhere")["as_pixels"] is False
     monkeypatch.setattr(page, "MOST_SVG_BYTES", 100)
-    picture, as_pixels = drawn(bars(None), "name", '"> a label')
-    assert as_pixels
-    (image,) = [attributes for _, attributes in Page(picture).tags]
-    assert image["alt"] == '"> a label'
+    shown = picture(figure, svg(figure), about, "elsewhere")
+    assert shown["as_pixels"]
+    (image,) = [attributes for _, attributes in Page(shown["picture"]).tags]
+    assert image["alt"] == '"> a title. A caption.'
     assert (image["src"] or "").startswith("data:image/png;base64,iVBOR")
 
 
