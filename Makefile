@@ -19,7 +19,7 @@ help:      ## this list
 demo: $(APP)  ## from nothing: KIF on the bundled 15 tasks, the same without protection, both in one table
 	$(BIN)/$(LINE) run_dir=runs/demo/kif
 	$(BIN)/$(LINE) method=seq_lora run_dir=runs/demo/seq_lora
-	$(BIN)/kif compare runs/demo/seq_lora runs/demo/kif
+	$(BIN)/kif compare runs/demo/seq_lora runs/demo/kif --out runs/demo/comparison --baseline seq_lora
 
 setup: $(READY)  ## the virtual environment with everything but pretrained weights
 

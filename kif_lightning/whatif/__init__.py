@@ -30,6 +30,9 @@ from kif_lightning.whatif.ways import Asked, Way, ways
 
 __all__ = ["Asked", "run_config", "what_if"]
 
+BOOK = "what_if.json"
+"""Not results.json, which marks a run."""
+
 
 def what_if(run: Path, asked: Asked, console: RunConsole) -> Path:
     """Fuse one boundary again in every way asked for and evaluate the tasks learnt by then.
@@ -38,7 +41,7 @@ def what_if(run: Path, asked: Asked, console: RunConsole) -> Path:
     not evaluated again.
 
     Returns:
-        The ``results.json`` written, under ``whatif/`` in the run's folder.
+        The ``what_if.json`` written, under ``whatif/`` in the run's folder.
 
     Raises:
         UserError: no such run or boundary, a method that cannot be fused again, other data,
@@ -65,7 +68,7 @@ def what_if(run: Path, asked: Asked, console: RunConsole) -> Path:
         )
         refusion.check(tried[0])
         book = Book(
-            path=folder / "results.json",
+            path=folder / BOOK,
             tasks=names[: kept.number],
             own=tried[0],
             run_row=run_row,

@@ -230,14 +230,15 @@ def test_what_is_known_is_not_evaluated_again_and_the_run_stays_as_it_is(
     assert {key: again["answers"][key] for key in first["answers"]} == first["answers"]
     assert checksums(run) == before
     folder = run / "whatif" / "03_size"
+    assert not list(folder.rglob("results.json")), "comparisons would take it for a run"
     for ending in ("png", "svg", "pdf"):
         assert (folder / f"by_tau__adaptive,beta=0.7.{ending}").stat().st_size > 1000
     changed = {**again, "conditions": {**again["conditions"], "device": "another"}}
-    (folder / "results.json").write_text(json.dumps(changed))
+    (folder / "what_if.json").write_text(json.dumps(changed))
     console, said = listening_console()
     what_if(run, Asked(task="3"), console)
     assert "evaluated anew" in said.getvalue()
-    assert len(json.loads((folder / "results.json").read_text())["answers"]) == 1
+    assert len(json.loads((folder / "what_if.json").read_text())["answers"]) == 1
 
 
 def test_a_row_that_differs_is_told(run: Path) -> None:
@@ -248,7 +249,7 @@ def test_a_row_that_differs_is_told(run: Path) -> None:
     assert result.exit_code == 0
     assert "NOT the run's own (shape" in result.output
     assert "counterfactual, single boundary" in result.output
-    found = json.loads((run / "whatif" / "03_size" / "results.json").read_text())
+    found = json.loads((run / "whatif" / "03_size" / "what_if.json").read_text())
     assert found["original_equals_run"] is False
 
 
