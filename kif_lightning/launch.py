@@ -53,7 +53,7 @@ def launch(config: DictConfig) -> None:
     A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
     """
     console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
-    cell = partial(run_cell, config, console)
+    cell = partial(run_cell, config, console, others_follow=_is_sweep())
     if _is_sweep():
         run_noted(cell, find_folder=partial(run_path, config), keep_record=not config.plan)
     else:
@@ -71,8 +71,15 @@ def _is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def run_cell(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
+def run_cell(
+    config: DictConfig, console: RunConsole, *, others_follow: bool
+) -> dict[str, Any] | None:
     """Run one cell; returns its results (None for a plan).
+
+    Args:
+        config: the cell's.
+        console: where it speaks.
+        others_follow: whether more cells are to be run, which a request to stop is for as well.
 
     Raises:
         SystemExit: it was asked to stop.
@@ -81,14 +88,18 @@ def run_cell(config: DictConfig, console: RunConsole) -> dict[str, Any] | None:
     quiet()
     with Interruption(console.say) as interruption, _telling_full_disks(config):
         try:
-            return run(config, console, interruption)
+            results = run(config, console, interruption)
+            if interruption.requested is None or not others_follow:
+                return results
+            stopped = "Stopped after a whole run"  # the request came while its report was made
         except Interrupted:
-            console.say(
-                f"Stopped before its end: {run_path(config)}. The same command goes on from there "
-                f"(exit status {EXIT_STATUS})."
-            )
-            interruption.pass_on()
-            sys.exit(EXIT_STATUS if ranks.is_first() else 0)
+            stopped = "Stopped before its end"
+        console.say(
+            f"{stopped}: {run_path(config)}. The same command goes on from there (exit status "
+            f"{EXIT_STATUS})."
+        )
+        interruption.pass_on()
+        sys.exit(EXIT_STATUS if ranks.is_first() else 0)
 
 
 @contextmanager
@@ -158,10 +169,10 @@ def _report(
     """Write the run's report where it is missing, and name it; its failure costs no run."""
     if not config.report or not ranks.is_first():
         return
-    from kif_lightning.reporting.run_report import REPORT, write_report  # matplotlib: a second
-
-    path = folder.path / REPORT
+    path = folder.path / "report.html"
     try:
+        from kif_lightning.reporting.run_report import write_report  # matplotlib: a second
+
         if anew or not path.is_file():
             write_report(folder.path)
     except Exception as error:

@@ -201,12 +201,14 @@ def _trial(
     number: int, base: DictConfig, settings: Mapping[str, float], console: RunConsole
 ) -> Trial:
     config = base.copy()
+    config.report = False
     for key, setting in settings.items():
         OmegaConf.update(config, key, setting)
     value: float | None = None
     told: str | None = None
     try:
-        value = (run_cell(config, console) or {}).get("metrics", {}).get(METRIC)
+        found = run_cell(config, console, others_follow=True) or {}
+        value = found.get("metrics", {}).get(METRIC)
         if value is None:
             raise UserError(
                 f"{METRIC} was not measured, by which trials are chosen: leave out "

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from kif_lightning import launch
 from kif_lightning.cli import app
+from kif_lightning.interruption import EXIT_STATUS, Interruption
 from kif_lightning.launch import run_settings
 from kif_lightning.reporting import run_report
+from kif_lightning.reporting.console import RunConsole
 from tests.helpers.fake_runs import fake_run
 from tests.helpers.streams import run_stream, tiny_config
 
@@ -54,6 +57,28 @@ def test_a_run_ends_by_naming_its_report_and_never_fails_for_it(
     anew = tiny_config(tiny_t5, toy_data, folder, *SMALL, "report=true", "rerun=true")
     assert run_stream(anew)[1].splitlines()[-1] == f"Report: {report}"
     assert "seq_lora" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("others_follow", [True, False])
+def test_a_request_to_stop_while_a_report_is_made_stops_the_sweep(
+    tiny_t5: Path,
+    toy_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    others_follow: bool,
+) -> None:
+    def asked_at_the_end(config: Any, console: Any, interruption: Interruption) -> dict[str, Any]:
+        interruption.requested = "SIGTERM"
+        return {"metrics": {}}
+
+    monkeypatch.setattr(launch, "run", asked_at_the_end)
+    config = tiny_config(tiny_t5, toy_data, tmp_path / "run", *SMALL)
+    if others_follow:
+        with pytest.raises(SystemExit) as ended:
+            launch.run_cell(config, RunConsole(), others_follow=True)
+        assert ended.value.code == EXIT_STATUS
+    else:
+        assert launch.run_cell(config, RunConsole(), others_follow=False) == {"metrics": {}}
 
 
 def test_without_it_there_is_none_and_nothing_else_changes(

@@ -106,7 +106,8 @@ def test_a_failed_trial_does_not_end_the_search_and_the_best_is_picked(
     pytest.importorskip("optuna", reason="the extra [tuning] is not installed")
     values = iter([10.0, None, 30.0, 30.0, 20.0])
 
-    def faked(config: DictConfig, _: RunConsole) -> dict[str, Any]:
+    def faked(config: DictConfig, _: RunConsole, *, others_follow: bool) -> dict[str, Any]:
+        assert others_follow
         value = next(values)
         if value is None:
             raise FloatingPointError("the loss is NaN")
