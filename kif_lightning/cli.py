@@ -23,7 +23,7 @@ GROUPS = (
     "method/ablation",
     *(f"method/{slot}" for slot in SLOTS),
     *("backbone", "benchmark", "experiment", "experiment/paper"),
-    *("trainer", "optim", "evaluation", "probe", "logger"),
+    *("trainer", "optim", "evaluation", "probe", "logger", "sweep"),
 )
 
 
