@@ -125,6 +125,11 @@ def _results(path: Path) -> dict[str, Any]:
             f"by {made} version of kif-lightning: run it again."
         )
     wrong = [key for key, kind in NEEDED.items() if not isinstance(found.get(key), kind)]
+    wrong = wrong or [
+        key
+        for key in ("tasks", "phases")
+        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in found[key])
+    ]
     if wrong:
         raise UserError(f"{path} is damaged (no usable {', '.join(wrong)}): run it again.")
     return found
@@ -143,6 +148,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         # Not splitlines(): answers may hold other characters that it takes for line ends.
         lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
+        return [dict(json.loads(line)) for line in lines if line]
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}).") from error

@@ -61,9 +61,10 @@ def test_no_run_and_damaged_files_are_told(folder: Path) -> None:
     with pytest.raises(UserError, match=r"no results\.json in .*run it to the end first"):
         read_run(folder / "elsewhere")
     (folder / "test_rows").mkdir()
-    (folder / "test_rows" / "01_sea.jsonl").write_text('{"id": "1", "inp')
-    with pytest.raises(UserError, match=r"01_sea\.jsonl is damaged"):
-        read_run(folder).inputs(0)
+    for damaged in ('{"id": "1", "inp', "7"):
+        (folder / "test_rows" / "01_sea.jsonl").write_text(damaged)
+        with pytest.raises(UserError, match=r"01_sea\.jsonl is damaged"):
+            read_run(folder).inputs(0)
 
 
 @pytest.mark.parametrize(
@@ -73,6 +74,7 @@ def test_no_run_and_damaged_files_are_told(folder: Path) -> None:
         ({"schema_version": None}, "got None in .*an earlier version"),
         ({"schema_version": 3}, "got 3 in .*another version"),
         ({"metrics": None, "tasks": "sea"}, "damaged .no usable tasks, metrics."),
+        ({"phases": [{"name": "sea"}, {}]}, "damaged .no usable phases."),
     ],
 )
 def test_results_that_cannot_be_used_are_told(
