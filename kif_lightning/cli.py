@@ -130,23 +130,25 @@ def report(
 ) -> None:
     """Write a run's report.html: one file with its numbers, figures, answers and protocol."""
     from kif_lightning.reporting.console import RunConsole
-    from kif_lightning.reporting.figures import save_figures
+    from kif_lightning.reporting.figures import require_formats, save_figures
     from kif_lightning.reporting.run_record import read_run
-    from kif_lightning.reporting.run_report import write_report
+    from kif_lightning.reporting.run_report import save_report
 
     console = RunConsole()
+    wanted = [name.strip() for name in formats.split(",")]
     with _telling_mistakes():
+        require_formats(wanted)
+        record = read_run(run)
+        console.say(f"Report: {save_report(record)}")
         if figures is not None:
-            wanted = [name.strip() for name in formats.split(",")]
             try:
-                paths = save_figures(read_run(run), figures, wanted)
+                paths = save_figures(record, figures, wanted)
             except OSError as error:
                 raise UserError(
                     f"The figures cannot be written to {figures} ({error.strerror or error}): name "
                     "a folder that can be."
                 ) from error
             console.say(f"Figures: {len(paths)} files in {figures}")
-        console.say(f"Report: {write_report(run)}")
 
 
 @app.command()

@@ -36,13 +36,15 @@ def average_so_far(matrix: ScoreMatrix) -> list[float | None]:
     return [_mean(row[: i + 1]) for i, row in enumerate(matrix)]
 
 
+def best_by_task(matrix: ScoreMatrix) -> list[float | None]:
+    """``max_{j <= i < T-1} a[i][j]`` for each j < T-1: the task's best before the last one."""
+    last = len(matrix) - 1
+    return [_best([matrix[i][j] for i in range(j, last)]) for j in range(last)]
+
+
 def forgetting_by_task(matrix: ScoreMatrix) -> list[float | None]:
     """``max_{j <= i < T-1} a[i][j] - a[T-1][j]`` for each j < T-1: what the task lost since."""
-    last = len(matrix) - 1
-    return [
-        _difference(_best([matrix[i][j] for i in range(j, last)]), matrix[last][j])
-        for j in range(last)
-    ]
+    return [_difference(*both) for both in zip(best_by_task(matrix), matrix[-1], strict=False)]
 
 
 def forgetting_rate(matrix: ScoreMatrix) -> float | None:

@@ -72,7 +72,7 @@ def picture(figure: Figure, text: str, about: Any, vectors: str) -> dict[str, An
         vectors: where it can be had as vectors, if it is too large for them here.
     """
     label = f"{about.title}. {about.caption}"
-    as_pixels = len(text) > MOST_SVG_BYTES
+    as_pixels = len(text.encode()) > MOST_SVG_BYTES
     return {
         **told(about),
         "picture": _pixels(figure, label)

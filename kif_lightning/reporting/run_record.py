@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kif_lightning.errors import UserError
+from kif_lightning.reporting.results import SCHEMA_VERSION
 from kif_lightning.storage import read_json
 
 Boundary = Mapping[str, Any]
-"""The content of an importance file; lists of one entry a unit, in the order of ``unit_ids``."""
+"""The content of an importance file; lists of one entry a unit, in the order of ``unit_ids``.
+
+``number``: of its task, counted from 1.
+"""
+HELD_OUT = "held-out rows"
+"""What scores for choosing settings are of, instead of test rows; so begins their stand-in."""
+NEEDED = {"tasks": list, "phases": list, "score_matrix": list, "metrics": dict, "protocol": dict}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,21 @@ class RunRecord:
         found: Sequence[str] = self.results.get("stand_ins", [])
         return found
 
+    @property
+    def held_out(self) -> bool:
+        """Scored on rows of train, not of test."""
+        return self.results["protocol"].get("evaluation_rows") == "held_out"
+
+    @property
+    def rows(self) -> str:
+        """Which rows were scored, in a word."""
+        return "held-out" if self.held_out else "test"
+
+    @property
+    def stand_in_parts(self) -> Sequence[str]:
+        """Of the stand-ins those of data and model, without the rows that were scored."""
+        return [name for name in self.stand_ins if not name.startswith(HELD_OUT)]
+
     def predictions(self, phase: int, task: int) -> list[dict[str, Any]]:
         """Answers to a task's test rows after a phase: id, prediction, reference, score.
 
@@ -70,7 +93,8 @@ def read_run(folder: Path) -> RunRecord:
     """Read a finished run's folder.
 
     Raises:
-        UserError: there is no such run, it has not ended, or a file is damaged.
+        UserError: there is no such run, it has not ended, a file is damaged, or an earlier version
+            made it.
     """
     if not (folder / "results.json").is_file():
         raise UserError(
@@ -79,7 +103,7 @@ def read_run(folder: Path) -> RunRecord:
         )
     return RunRecord(
         folder=folder,
-        results=read_json(folder / "results.json"),
+        results=_results(folder / "results.json"),
         boundaries=tuple(_read_all(folder / "importance")),
         curves=tuple(_read_all(folder / "curves")),
     )
@@ -87,8 +111,35 @@ def read_run(folder: Path) -> RunRecord:
 
 def _read_all(folder: Path) -> list[Any]:
     """Files whose names begin with the task's number, in its order."""
-    paths = folder.glob("*.json")
-    return [read_json(path) for path in sorted(paths, key=lambda p: int(p.name.split("_")[0]))]
+    found = [(int(m[1]), p) for p in folder.glob("*.json") if (m := re.match(r"(\d+)_", p.name))]
+    return [{**_object(path), "number": number} for number, path in sorted(found)]
+
+
+def _results(path: Path) -> dict[str, Any]:
+    found = _object(path)
+    version = found.get("schema_version")
+    if version != SCHEMA_VERSION:
+        made = "another" if isinstance(version, int) and version > SCHEMA_VERSION else "an earlier"
+        raise UserError(
+            f"Expected results of schema version {SCHEMA_VERSION}, got {version} in {path}, made "
+            f"by {made} version of kif-lightning: run it again."
+        )
+    wrong = [key for key, kind in NEEDED.items() if not isinstance(found.get(key), kind)]
+    wrong = wrong or [
+        key
+        for key in ("tasks", "phases")
+        if not all(isinstance(one, dict) and isinstance(one.get("name"), str) for one in found[key])
+    ]
+    if wrong:
+        raise UserError(f"{path} is damaged (no usable {', '.join(wrong)}): run it again.")
+    return found
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (expected a JSON object, got {found!r:.40}).")
+    return found
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
@@ -97,6 +148,6 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     try:
         # Not splitlines(): answers may hold other characters that it takes for line ends.
         lines = path.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
-    except ValueError as error:
+        return [dict(json.loads(line)) for line in lines if line]
+    except (TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}).") from error

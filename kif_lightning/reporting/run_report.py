@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,17 @@ def write_report(folder: Path) -> Path:
     Raises:
         UserError: there is no such run, a file of it is damaged, or the folder cannot be written.
     """
-    path = folder / REPORT
-    text = report_html(read_run(folder))
+    return save_report(read_run(folder))
+
+
+def save_report(record: RunRecord) -> Path:
+    """The same of a run that is read already.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = record.folder / REPORT
+    text = report_html(record)
     try:
         write_text(path, text)
     except OSError as error:
@@ -85,14 +93,7 @@ def _figures(record: RunRecord) -> tuple[list[dict[str, Any]], list[str]]:
                 image.suptitle("")  # the page has it as a heading
                 shown.append(picture(image, svg(image), figure, VECTORS))
             except Exception as error:  # all else of the report is worth having
-                failed = f"{type(error).__name__}: {error}"
-                logging.getLogger(__name__).warning(
-                    "The figure %s of %s could not be drawn (%s).",
-                    figure.name,
-                    record.folder,
-                    failed,
-                )
-                shown.append(told(figure, failed))
+                shown.append(told(figure, figures.tell_failure(figure, record, error)))
     return shown, absent
 
 
@@ -128,7 +129,8 @@ def _answers(record: RunRecord) -> dict[str, Any] | None:
     graded = sorted({t["metric"] for t in record.results["tasks"] if "rouge" in t["metric"]})
     return {
         "table": PageTable(
-            caption="Answers to the same test rows, when the task was just learnt and at the end",
+            caption=f"Answers to the same {record.rows} rows, when the task was just learnt and at "
+            "the end",
             header=("task", "rows", "right, then wrong", "wrong, then right", "as before"),
             rows=[
                 [f"{one.task + 1} {names[one.task]}"]

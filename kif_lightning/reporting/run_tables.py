@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from math import log2
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kif_lightning.metrics.transfer import FORMULAS
-from kif_lightning.paths import conf_dir
+from kif_lightning.metrics.entropy import mean_binary_entropy
+from kif_lightning.metrics.transfer import FORMULAS, best_by_task
+from kif_lightning.reporting.console import MOST_COLUMNS
+from kif_lightning.reporting.figures.fusion_audit import CLASSES
 from kif_lightning.reporting.page import PageTable
 from kif_lightning.reporting.run_record import RunRecord
 
 Facts = Sequence[tuple[str, str]]
-MOST_COLUMNS = 40
-"""Of a score matrix that is shown: T tasks are T * T cells."""
 UNKNOWN = "not known"
 EXPLAINED = {
     "average_performance": (
@@ -51,7 +47,9 @@ EXPLAINED = {
     ),
 }
 """Metric -> its name, what it says, and why it may be absent."""
-CLASSES = ("task_shared", "previous_specific", "current_specific", "unimportant")
+AT_ONCE = "all tasks were learnt at once, nothing came before or after."
+NO_FIXES = {"loss_mean": "step_tokens", "lr_factor": 1.0}
+"""What a method that insists on nothing has under ``fixes``, beside null."""
 
 
 def metric_cards(record: RunRecord) -> list[dict[str, str]]:
@@ -70,8 +68,9 @@ def metric_cards(record: RunRecord) -> list[dict[str, str]]:
 
 def absent_metrics(record: RunRecord) -> list[str]:
     """Why others are not there, a sentence each."""
+    at_once = len(record.phases) < len(record.tasks)
     return [
-        f"{name}: {reason}"
+        f"{name}: {AT_ONCE if at_once and key != 'average_performance' else reason}"
         for key, (name, _, reason) in EXPLAINED.items()
         if key not in record.results["metrics"]
     ]
@@ -82,7 +81,7 @@ def identity(record: RunRecord) -> Facts:
     stamp = record.results["protocol"]
     seed = stamp.get("seed")
     facts = [
-        ("Method", " - ".join([str(stamp.get("method")), *_title(stamp.get("method"))])),
+        ("Method", str(stamp.get("method"))),
         ("Backbone", _with(stamp.get("backbone"), stamp.get("weights"), ("source", "name"))),
         ("Benchmark", _with(stamp.get("benchmark"), stamp.get("data_source"), ("source",))),
         ("Order", f"{stamp.get('order_name', 'order')}: {', '.join(stamp.get('order', []))}"),
@@ -93,24 +92,31 @@ def identity(record: RunRecord) -> Facts:
         for key, words in (("epochs", "epochs"), ("effective_batch", "batch size"))
         if key in stamp
     ]
-    budget += [f"{key} {value}" for key, value in (stamp.get("optim") or {}).items()]
+    optim = dict(stamp.get("optim") or {})
+    factor = _fixes(stamp).get("lr_factor", 1.0)
+    if "lr" in optim and factor != 1:
+        optim["lr"] = f"{optim['lr'] * factor:g} ({optim['lr']:g} x {factor:g})"
+    budget += [f"{key} {value}" for key, value in optim.items()]
     return [*facts, *([("Training", ", ".join(budget))] if budget else [])]
 
 
-def _title(method: Any) -> list[str]:
-    """The method's own words, if its yaml is one of the installed ones."""
-    for path in (Path(conf_dir()) / "method").rglob("*.yaml"):
-        if path.stem == method:
-            told = yaml.safe_load(path.read_text(encoding="utf-8"))
-            if told.get("name") == method and "title" in told:  # a slot's option may be called so
-                return [told["title"]]
-    return []
+def _fixes(stamp: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the method insists on; empty where that is not known."""
+    found: Mapping[str, Any] = (stamp.get("method_settings") or {}).get("fixes") or {}
+    return found
 
 
 def method_parts(record: RunRecord) -> Facts:
-    """What fills each of the method's slots."""
-    settings = record.results["protocol"].get("method_settings") or {}
-    return [(slot, text) for slot, value in settings.items() if (text := described(value))]
+    """What fills each of the method's slots, and what it insists on."""
+    stamp = record.results["protocol"]
+    settings = stamp.get("method_settings") or {}
+    parts = [(slot, text) for slot, value in settings.items() if (text := described(value))]
+    fixes = [
+        f"{key}={value}"
+        for key, value in _fixes(stamp).items()
+        if value is not None and value != NO_FIXES.get(key)
+    ]
+    return [*parts, *([("fixes", ", ".join(fixes))] if fixes else [])]
 
 
 def described(value: Any) -> str:
@@ -138,19 +144,18 @@ def task_table(record: RunRecord) -> PageTable:
     """Each task when just learnt, at its best and at the end."""
     matrix, names = record.matrix, record.tasks
     at_once = len(matrix) != len(names)
+    bests = [*best_by_task(matrix), None]
     rows = []
     for task, about in enumerate(record.results["tasks"]):
         learnt, end = matrix[0 if at_once else task][task], matrix[-1][task]
-        earlier = [row[task] for row in matrix[task:-1]]
-        known = [score for score in earlier if score is not None]
-        best = max(known) if known and len(known) == len(earlier) else None
-        change = None if learnt is None or end is None else end - learnt
+        last = task == len(names) - 1
+        change = None if last or learnt is None or end is None else end - learnt
         rows.append(
             [
                 f"{task + 1} {names[task]}",
                 str(about.get("metric", "")),
                 str(about.get("test_rows", "")),
-                *([] if at_once else [_score(learnt), _score(best)]),
+                *([] if at_once else [_score(learnt), _score(bests[task])]),
                 _score(end),
                 *([] if at_once else ["" if change is None else f"{change:+.1f}"]),
             ]
@@ -158,14 +163,21 @@ def task_table(record: RunRecord) -> PageTable:
     between = () if at_once else ("just learnt", "best before the last")
     return PageTable(
         caption="Each task, in percent",
-        header=("task", "metric", "test rows", *between, "at the end", *(["change"][at_once:])),
+        header=(
+            "task",
+            "metric",
+            f"{record.rows} rows",
+            *between,
+            "at the end",
+            *(["change"][at_once:]),
+        ),
         rows=rows,
         texts=2,
         note="All tasks were learnt at once: nothing came later that could make them forgotten."
         if at_once
-        else "Change: at the end minus just learnt; its mean, but for the last task, is BWT. Best: "
-        "from just learnt to before the last task was learnt; minus the score at the end it is "
-        "what was forgotten. Blank: not measured.",
+        else "Change: at the end minus just learnt; its mean is BWT. Best: from just learnt to "
+        "before the last task was learnt; minus the score at the end it is what was forgotten. "
+        "Nothing came after the last task: it has neither. Blank elsewhere: not measured.",
     )
 
 
@@ -201,13 +213,14 @@ def fusion_table(record: RunRecord) -> PageTable | None:
         counts = [str(classes.count(kind)) if classes else "" for kind in CLASSES]
         found = ("", "")
         if weights:
-            found = (f"{_mean(weights):.3f}", f"{_mean([_entropy(w) for w in weights]):.3f}")
+            mean = sum(weights) / len(weights)
+            found = (f"{mean:.3f}", f"{mean_binary_entropy(weights):.3f}")
         rows.append([boundary["task"], str(len(boundary["unit_ids"])), *counts, *found])
     return PageTable(
         caption="Fusion at each boundary",
         header=(
-            *("boundary after", "skill units", "shared", "previous-specific", "current-specific"),
-            *("unimportant", "mean weight of the past", "entropy, bits"),
+            *("boundary after", "skill units", *(label for label, *_ in CLASSES.values())),
+            *("mean weight of the past", "entropy, bits"),
         ),
         rows=rows,
         note="Weight of the past: 1 keeps a unit as it was, 0 takes what the task made of it. "
@@ -282,7 +295,7 @@ def probe_table(record: RunRecord) -> PageTable | None:
         f"{' (stand-in)' if probe.get('stand_in') else ''}: {probe['rows']} rows",
         header=("after", f"{probe['metric']}, percent", "change", "loss"),
         rows=[
-            [name, _score(look["score"]), change, f"{look['loss']:.4g}"]
+            [name, _score(look["score"]), change, _loss(look["loss"])]
             for name, look, change in zip(names, looks, changes, strict=False)
         ],
         note="Rows that no task trains on: what becomes of the model's general ability. Change: "
@@ -298,9 +311,5 @@ def _seconds(value: float | None) -> str:
     return "" if value is None else f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _entropy(weight: float) -> float:
-    return -sum(share * log2(share) for share in (weight, 1 - weight) if share > 0)
+def _loss(loss: float | None) -> str:
+    return "not finite" if loss is None else f"{loss:.4g}"

@@ -8,12 +8,12 @@ from typing import Any
 from rich.table import Table
 
 from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole, stamped
+from kif_lightning.reporting.run_record import HELD_OUT
 
 LABEL = "counterfactual, single boundary"
 NOTE = (
     "Exact for this one row of the score matrix: with another fusion here every later task would "
-    "have started elsewhere, so nothing is said of the rest of the run. The scores are of test "
-    "rows: settings chosen by them were chosen on the test."
+    "have started elsewhere, so nothing is said of the rest of the run. "
 )
 BETA_NOTE = (
     "Another beta accumulates the importance of all earlier tasks anew; the weights of the earlier "
@@ -23,6 +23,14 @@ Settings = Mapping[str, Any]
 Answer = Mapping[str, Any]
 """``settings``, ``scores`` in percent of the tasks learnt so far, ``mean``, ``old_mean``, ``new``,
 ``mean_weight`` and ``entropy`` of the fusion weights."""
+
+
+def note(stand_ins: Sequence[str]) -> str:
+    """What the numbers say and what not, also of the rows that they are of."""
+    if any(name.startswith(HELD_OUT) for name in stand_ins):
+        return f"{NOTE}The scores are of {HELD_OUT} of train: settings may be chosen by them."
+    test = "The scores are of test rows: settings chosen by them were chosen on the test."
+    return NOTE + test
 
 
 def words(settings: Settings) -> str:
@@ -75,4 +83,4 @@ def show_what_if(
         "mean fusion weight; entropy: mean binary entropy of the weights in bits, 0 = each unit is "
         "all old or all new, 1 = each is the average."
     )
-    console.say(NOTE)
+    console.say(note(stand_ins))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import log
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from kif_lightning.metrics.entropy import mean_binary_entropy
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.figures.style import FORMATS, save, styled
 from kif_lightning.reporting.figures.what_if import draw_what_if, held, swept
-from kif_lightning.reporting.what_if import BETA_NOTE, LABEL, NOTE, show_what_if, words
+from kif_lightning.reporting.what_if import BETA_NOTE, LABEL, note, show_what_if, words
 from kif_lightning.storage import read_json, write_json
 from kif_lightning.whatif.ways import Way
 
@@ -63,7 +62,6 @@ class Book:
             scores: percent on each task learnt by then.
             share: fusion weights (U,).
         """
-        entropy = (torch.special.entr(share) + torch.special.entr(1 - share)) / log(2)
         self.answers[way.key] = {
             "settings": way.settings,
             "scores": list(scores),
@@ -71,14 +69,14 @@ class Book:
             "old_mean": sum(scores[:-1]) / (len(scores) - 1),
             "new": scores[-1],
             "mean_weight": float(share.mean()),
-            "entropy": float(entropy.mean()),
+            "entropy": mean_binary_entropy(share.tolist()),
         }
         self._write()
 
     def _write(self) -> None:
         content = {
             "label": LABEL,
-            "notes": [NOTE, BETA_NOTE],
+            "notes": [note(self.stand_ins), BETA_NOTE],
             "stand_ins": list(self.stand_ins),
             "task": self.tasks[-1],
             "tasks": list(self.tasks),

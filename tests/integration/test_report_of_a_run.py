@@ -109,15 +109,21 @@ def test_the_command_writes_the_report_and_the_figures(tmp_path: Path) -> None:
     assert f"Figures: {len(made)} files" in done.output
 
 
+def test_the_report_is_there_where_figures_cannot_be(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "run", num_tasks=1)
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    assert call(folder, "--figures", in_the_way, "--formats", "png").exit_code == 2
+    assert (folder / "report.html").is_file()
+
+
 def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
     assert call(tmp_path).exit_code == 2
     folder = fake_run(tmp_path / "run")
     done = call(folder, "--figures", tmp_path / "figures", "--formats", "png,bmp")
     assert done.exit_code == 2
-    assert not (tmp_path / "figures").exists(), "formats are looked at before anything is written"
-    in_the_way = tmp_path / "file"
-    in_the_way.write_text("")
-    assert call(folder, "--figures", in_the_way, "--formats", "png").exit_code == 2
+    for written in (tmp_path / "figures", folder / "report.html"):
+        assert not written.exists(), "formats are looked at before anything is written"
 
 
 def test_reports_do_not_wait_for_what_they_do_not_need() -> None:

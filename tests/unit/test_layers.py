@@ -33,7 +33,7 @@ SIDE: dict[str, tuple[str, ...]] = {
     "paths": ("__init__", "errors"),
     "online": ("__init__",),
     "interruption": ("__init__", "errors"),
-    "reporting": ("__init__", "errors", "metrics", "storage", "paths"),
+    "reporting": ("__init__", "errors", "metrics", "storage"),
 }
 LAYER_OF = {unit: layer for layer, units in LAYERS.items() for unit in units}
 PARTS = LAYERS[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +60,9 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         "score_matrix",
         "Score of each task after each learnt task",
         scores.score_matrix,
-        "A row is the model after learning a task, a column a task's test score in percent. "
-        "Framed: the task just learnt; to its right: tasks not learnt yet. Hatched: not evaluated.",
+        "A row is the model after a phase of learning, a column a task's score in percent. Framed, "
+        "where tasks were learnt one by one: the task just learnt; to its right: those not learnt "
+        "yet. Hatched: not evaluated.",
     ),
     _figure(
         "trajectories",
@@ -145,17 +147,37 @@ def save_figures(record: RunRecord, folder: Path, formats: Sequence[str]) -> lis
 
     Raises:
         UserError: a format other than those of :data:`~.style.FORMATS`.
+        OSError: the folder cannot be written.
     """
-    for ending in formats:
-        require_choice("The format of figures", ending, FORMATS)
+    require_formats(formats)
     written = []
     with styled():
         for one in RUN_FIGURES:
-            figure = one.draw(record)
-            if figure is None:
-                continue
-            for ending in formats:
-                path = folder / f"{one.name}.{ending}"
-                save(figure, path)
-                written.append(path)
+            try:
+                figure = one.draw(record)
+                if figure is None:
+                    continue
+                for ending in formats:
+                    path = folder / f"{one.name}.{ending}"
+                    save(figure, path)
+                    written.append(path)
+            except OSError:
+                raise
+            except Exception as error:  # the other figures are worth having
+                tell_failure(one, record, error)
     return written
+
+
+def require_formats(formats: Sequence[str]) -> None:
+    """Refuse any other than those of :data:`~.style.FORMATS`."""
+    for ending in formats:
+        require_choice("The format of figures", ending, FORMATS)
+
+
+def tell_failure(figure: RunFigure, record: RunRecord, error: Exception) -> str:
+    """Warn that a figure could not be drawn; gives why, in a line."""
+    why = f"{type(error).__name__}: {error}".splitlines()[0]
+    logging.getLogger(__name__).warning(
+        "The figure %s of %s could not be drawn (%s).", figure.name, record.folder, why
+    )
+    return why

@@ -10,6 +10,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kif_lightning.metrics.entropy import mean_binary_entropy
 from kif_lightning.reporting.figures.style import (
     COLOURS,
     SHARE_MAP,
@@ -102,20 +103,13 @@ def fusion_weights(record: RunRecord) -> Figure | None:
     upper.set(ylim=(0, 1), ylabel="share of the past, lam")
     upper.patch.set(hatch="")
     colour_bar(figure, image, upper, "units (percent)")
-    lower.plot([entropy(lam) for lam in weights], **line_style(0))
+    lower.plot([mean_binary_entropy(boundary["weight"]) for boundary in fused], **line_style(0))
     lower.set(ylim=(0, 1.05), ylabel="mean entropy (bits)")
     lower.axhline(1, color="#777777", linestyle=":", linewidth=0.8)
     upper.set_xlim(-0.5, len(fused) - 0.5)
     _name_boundaries(lower, fused)
     lower.set_xlabel("boundary after")
     return figure
-
-
-def entropy(lam: NDArray[np.float64]) -> float:
-    """Mean binary entropy in bits of weights (U,): 1 is plain averaging, 0 a hard choice."""
-    inside = lam[(lam > 0) & (lam < 1)]
-    bits = -inside * np.log2(inside) - (1 - inside) * np.log2(1 - inside)
-    return float(bits.sum() / lam.size)
 
 
 def by_place(boundaries: Sequence[Boundary], key: str) -> Panels:
@@ -182,4 +176,5 @@ def _name_boundaries(
     axes: Axes, boundaries: Sequence[Boundary], size: float = 8, angle: float = 45
 ) -> None:
     tasks = [boundary["task"] for boundary in boundaries]
-    name_ticks(axes.xaxis, tasks, size=size, angle=angle)
+    numbers = [boundary["number"] for boundary in boundaries]
+    name_ticks(axes.xaxis, tasks, numbers=numbers, size=size, angle=angle)

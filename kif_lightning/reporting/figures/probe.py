@@ -9,7 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from kif_lightning.reporting.console import STAND_IN_PROBE
-from kif_lightning.reporting.figures.style import line_style, new_figure
+from kif_lightning.reporting.figures.style import (
+    line_style,
+    name_ticks,
+    new_figure,
+    short,
+    width_for,
+)
 from kif_lightning.reporting.run_record import RunRecord
 
 
@@ -20,10 +26,10 @@ def general_ability(record: RunRecord) -> Figure | None:
         return None
     points = [probe["untrained"], *probe["after"]]
     names = ["before", *record.phases]
-    figure = new_figure(max(4.5, 1.5 + 0.38 * len(names)), 4.4)
+    figure = new_figure(width_for(len(names)), 4.4)
     above, below = figure.subplots(2, 1, sharex=True)
     # The rows may stand for real ones where neither the run's data nor its model does.
-    told = f"probe {probe['name']}{f', {STAND_IN_PROBE}' if probe['stand_in'] else ''}"
+    told = f"probe {short(probe['name'])}{f', {STAND_IN_PROBE}' if probe['stand_in'] else ''}"
     above.set_title(f"{probe['rows']} rows of no task ({told})", loc="left", fontsize=8)
     _line(above, [point["loss"] for point in points], place=5)
     above.set_ylabel("loss (lower is better)\nnats per answer token", fontsize=8)
@@ -33,7 +39,7 @@ def general_ability(record: RunRecord) -> Figure | None:
         f"score (higher is better)\n{probe['metric'].replace('_', ' ')}, %", fontsize=8
     )
     below.set_ylim(0, max(10, 1.25 * max(scores)))
-    below.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor")
+    name_ticks(below.xaxis, names, numbers=range(len(names)))
     return figure
 
 

@@ -58,7 +58,7 @@ def score_matrix(record: RunRecord) -> Figure:
     if len(record.tasks) <= ANNOTATED:
         _print_numbers(axes, values)
     name_ticks(axes.xaxis, record.tasks)
-    name_ticks(axes.yaxis, names)
+    name_ticks(axes.yaxis, names, numbers=range(1 - before, len(record.phases) + 1))
     axes.set(xlabel="scored on", ylabel="after learning")
     axes.spines[["top", "right"]].set_visible(True)
     colour_bar(figure, image, axes, "score (percent)")
@@ -161,12 +161,13 @@ def average_performance(record: RunRecord) -> Figure | None:
 
 
 def forgetting(record: RunRecord) -> Figure | None:
-    """Bars, one a task but the last; a task whose loss is not known has a question mark."""
+    """Bars, one a task but the last; a question mark where it is not known, None: nowhere known."""
     if not _one_by_one(record) or len(record.tasks) < 2:
         return None
-    lost = forgetting_by_task(record.matrix)
     names = record.tasks[:-1]
-    heights = np.array([0.0 if value is None else value for value in lost])
+    (heights,) = _numbers([forgetting_by_task(record.matrix)])
+    if np.isnan(heights).all():
+        return None
     gained = heights < 0
     figure = new_figure(width_for(len(names)), 3.4)
     axes = figure.add_subplot()
@@ -178,15 +179,16 @@ def forgetting(record: RunRecord) -> Figure | None:
         edgecolor="black",
         linewidth=0.5,
     )
-    labels = ["?" if value is None else f"{value:.3g}" for value in lost]
     if len(names) <= ANNOTATED:
-        axes.bar_label(bars, labels, fontsize=7, padding=2)
+        axes.bar_label(bars, [f"{value:.3g}" for value in heights], fontsize=7, padding=2)
+    for place in np.flatnonzero(np.isnan(heights)):
+        axes.annotate("?", (place, 0), (0, 2), textcoords="offset points", ha="center", fontsize=7)
     rate = record.results["metrics"].get("forgetting_rate")
     if rate is not None:
         axes.axhline(rate, color="black", linestyle="--", linewidth=1, label=f"F.Ra {rate:.1f}")
         legend_above(axes)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set_ylim(1.15 * min(heights.min(), 0) - 0.5, 1.15 * max(heights.max(), 4))
+    axes.set_ylim(1.15 * min(np.nanmin(heights), 0) - 0.5, 1.15 * max(np.nanmax(heights), 4))
     axes.set(xlim=room_for(len(names)), ylabel="best earlier score - final (points)")
     name_ticks(axes.xaxis, names)
     return figure

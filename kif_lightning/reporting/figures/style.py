@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,10 +55,16 @@ _SETTINGS: Any = {
 }
 
 
+_UNSHOWN = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Control characters and halves of surrogate pairs: no font has them, no SVG may."""
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Draw and save within this: the settings, without touching anybody else's."""
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        # The box that stands for it says so; in an SVG the reader's own fonts have it.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")
         yield
 
 
@@ -81,12 +89,17 @@ def say_stand_ins(figure: Figure, stand_ins: Sequence[str], of: str = "") -> Non
     if stand_ins:
         told.append(f"on {' and '.join(stand_ins)}")
     if told:
-        figure.supxlabel(" ".join(told), fontsize=7, x=1.0, ha="right")
+        figure.supxlabel(clean(" ".join(told)), fontsize=7, x=1.0, ha="right")
+
+
+def clean(text: str) -> str:
+    """Anybody's text without what cannot be shown."""
+    return _UNSHOWN.sub("\ufffd", text)
 
 
 def short(name: str, most: int = 22) -> str:
-    """A long name without its middle."""
-    half = (most - 1) // 2
+    """A name as figures show it: clean, and a long one without its middle."""
+    name, half = clean(name), (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
@@ -120,14 +133,24 @@ def colour_bar(figure: Figure, image: AxesImage, axes: Axes | Sequence[Axes], la
 
 
 def name_ticks(
-    axis: XAxis | YAxis, names: Sequence[str], *, size: float = 8, angle: float = 45
+    axis: XAxis | YAxis,
+    names: Sequence[str],
+    *,
+    numbers: Sequence[int] | None = None,
+    size: float = 8,
+    angle: float = 45,
 ) -> None:
-    """Name the places 0, 1, ...; of very many, number every tenth from 1."""
+    """Name the places 0, 1, ...; of very many, number the first and every tenth task.
+
+    ``numbers``: of the tasks at these places; None: counted from 1.
+    """
     if len(names) <= MOST_NAMES:
         axis.set_ticks(range(len(names)), [short(name) for name in names], fontsize=size)
     else:
-        places = [0, *range(9, len(names), 10 if len(names) <= 200 else 100)]
-        axis.set_ticks(places, [str(place + 1) for place in places], fontsize=size)
+        every = 10 if len(names) <= 200 else 100
+        counted = enumerate(numbers or range(1, len(names) + 1))
+        shown = {place: str(n) for place, n in counted if place == 0 or n % every == 0}
+        axis.set_ticks(list(shown), list(shown.values()), fontsize=size)
     if isinstance(axis, XAxis) and len(names) <= MOST_NAMES:
         for label in axis.get_ticklabels():
             vertical = "center" if angle == 90 else "top"

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from kif_lightning.reporting.figures.style import line_style, new_figure, say_stand_ins
+from kif_lightning.reporting.figures.style import line_style, new_figure, say_stand_ins, short
 from kif_lightning.reporting.what_if import LABEL, Answer, Settings, words
 
 SERIES = {"mean": "mean of all learnt", "old_mean": "mean of old tasks", "new": "new task"}
@@ -71,7 +71,7 @@ def draw_what_if(
     axes.set_xlabel(f"{key or 'fusion'} (dotted lines: the run's own, {words(original)})")
     axes.set_ylabel("score (percent)")
     way = f": {words(shared)}" if shared else ""
-    axes.set_title(f"Boundary {len(names)} ({names[-1]}) fused again{way}\n{LABEL}")
+    axes.set_title(f"Boundary {len(names)} ({short(names[-1])}) fused again{way}\n{LABEL}")
     figure.legend(loc="outside upper center", ncols=4, fontsize=8)
     say_stand_ins(figure, stand_ins)
     return figure

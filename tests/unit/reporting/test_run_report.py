@@ -99,7 +99,7 @@ def test_every_number_is_the_records(tmp_path: Path) -> None:
         learnt, best, end, change = row[3:]
         assert row[0] == f"{j + 1} {names[j]}"
         assert (float(learnt), float(end)) == (matrix[j][j], matrix[-1][j])
-        assert float(change) == pytest.approx(matrix[-1][j] - matrix[j][j])
+        assert change == ("" if j == 3 else f"{matrix[-1][j] - matrix[j][j]:+.1f}")
         before = [matrix[i][j] for i in range(j, 3)]
         assert best == (f"{max(before):.1f}" if before else "")
     for place, row in enumerate(table(found, "Each phase of training")[1:]):
@@ -267,6 +267,50 @@ def test_tasks_learnt_at_once(tmp_path: Path) -> None:
     assert table(found, "Each task")[0] == ["task", "metric", "test rows", "at the end"]
 
 
+def test_absent_metrics_of_a_joint_run_have_the_true_reason(tmp_path: Path) -> None:
+    words = read(fake_run(tmp_path, joint=True, fuses=False)).words
+    assert words.count("all tasks were learnt at once, nothing came before or after") == 4
+    assert "it needs" not in words
+
+
+def test_the_rate_that_trained_and_what_the_method_insists_on(tmp_path: Path) -> None:
+    fixes = {"precision": None, "gradient_clip": 1.5, "loss_mean": "step_tokens", "lr_factor": 100}
+    folder = fake_run(tmp_path, method="kif")
+    assert re.search(r"lr 0\.002\n", read(folder).words)
+    words = read(
+        edited(folder, lambda r: r["protocol"].update(method_settings={"fixes": fixes}))
+    ).words
+    assert "lr 0.2 (0.002 x 100)" in words
+    assert re.search(r"fixes\s*gradient_clip=1.5, lr_factor=100\n", words)
+
+
+def test_the_method_is_told_by_the_run_alone(tmp_path: Path) -> None:
+    words = read(fake_run(tmp_path, method="kif")).words
+    assert re.search(r"Method\s*kif\n", words)
+
+
+@pytest.mark.parametrize("stand_ins", [(), ("stand-in data",)])
+def test_scores_for_choosing_settings_are_no_test_results(
+    tmp_path: Path, stand_ins: tuple[str, ...]
+) -> None:
+    held_out = "held-out rows of train, not test"
+    folder = fake_run(tmp_path, stand_ins=(*stand_ins, held_out), num_tasks=2)
+    found = read(edited(folder, lambda r: r["protocol"].update(evaluation_rows="held_out")))
+    assert "Scored on held-out rows of train" in found.words
+    assert ("the machinery works" in found.words) == bool(stand_ins)
+    assert f"Measured on {held_out}" not in found.words
+    assert table(found, "Each task")[0][2] == "held-out rows"
+    assert "Answers to the same held-out rows" in " ".join(found.tables)
+    assert "Test row" not in found.words
+
+
+def test_when_scores_were_taken_is_said(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path)
+    assert "scored along the way" in read(folder).words
+    edited(folder, lambda r: r["protocol"].update(evaluation_matrix="final_row"))
+    assert "scored at the end" in read(folder).words
+
+
 def test_findings_and_absent_metrics_are_told(tmp_path: Path) -> None:
     finding = {"severity": "error", "task": "task_a", "message": "3 rows of test are in train"}
     folder = edited(fake_run(tmp_path), lambda results: results.update(data_findings=[finding]))
@@ -276,7 +320,7 @@ def test_findings_and_absent_metrics_are_told(tmp_path: Path) -> None:
 
 
 def test_the_probe_is_shown_where_there_is_one(tmp_path: Path) -> None:
-    looks = [{"score": 51.5, "loss": 2.25}, {"score": 40.25, "loss": 3.5}]
+    looks = [{"score": 51.5, "loss": 2.25}, {"score": 40.25, "loss": None}]
     probe = {
         "name": "own",
         "rows": 64,
@@ -291,7 +335,7 @@ def test_the_probe_is_shown_where_there_is_one(tmp_path: Path) -> None:
     assert rows[1:] == [
         ["untrained", "60.0", "", "2"],
         ["1 task_a", "51.5", "-8.5", "2.25"],
-        ["2 task_b", "40.2", "-11.2", "3.5"],
+        ["2 task_b", "40.2", "-11.2", "not finite"],
     ]
 
 
@@ -306,7 +350,7 @@ def test_a_hundred_tasks_stay_small_and_say_what_is_left_out(tmp_path: Path) -> 
 
 
 def failing(_: object) -> Figure:
-    raise ZeroDivisionError("nothing there")
+    raise ZeroDivisionError("nothing there\nsecond line")
 
 
 def bars(_: object) -> Figure:

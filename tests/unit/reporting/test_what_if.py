@@ -13,7 +13,7 @@ from rich.console import Console
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.figures.style import styled
 from kif_lightning.reporting.figures.what_if import draw_what_if, swept
-from kif_lightning.reporting.what_if import show_what_if
+from kif_lightning.reporting.what_if import note, show_what_if
 
 OWN = {"rule": "soft", "tau": 0.15, "beta": 0.7}
 
@@ -105,3 +105,10 @@ def test_the_table_says_what_it_is() -> None:
     assert own.split() in lines
     assert ["(as", "measured", "by", "the", "run)", "10.0", "50.0"] in lines
     assert "every later task would have started elsewhere" in said.getvalue()
+    assert "chosen on the test" in said.getvalue()
+
+
+def test_scores_of_held_out_rows_are_not_called_test_scores() -> None:
+    told = note(["stand-in data", "held-out rows of train, not test"])
+    assert "held-out rows of train: settings may be chosen by them" in told
+    assert "test" not in told

@@ -15,8 +15,9 @@ from kif_lightning.reporting.run_record import RunRecord, read_run
 from tests.helpers.fake_runs import fake_run, llama_units
 
 UNITS = ["enc.0.q/rank:0", "enc.0.q/rank:1", "enc.1.q/rank:0", "enc.1.q/rank:1", "head"]
-FIRST = {"task": "one", "unit_ids": UNITS, "current": [0.0, 1.0, 0.5, 0.5, 0.25]}
+FIRST = {"number": 1, "task": "one", "unit_ids": UNITS, "current": [0.0, 1.0, 0.5, 0.5, 0.25]}
 SECOND = {
+    "number": 2,
     "task": "two",
     "unit_ids": UNITS,
     "current": [0.2, 0.4, 0.0, 1.0, 0.5],
@@ -106,9 +107,13 @@ def test_the_weights_lie_in_their_bins_and_entropy_is_in_bits() -> None:
     assert list(lower.lines[0].get_ydata()) == [pytest.approx((1 + 0 + 2 * quarter + 0) / 5)]
 
 
-@pytest.mark.parametrize(("lam", "bits"), [(0.5, 1.0), (0.0, 0.0), (1.0, 0.0)])
-def test_entropy_of_plain_averages_and_hard_choices(lam: float, bits: float) -> None:
-    assert fusion_audit.entropy(np.full(4, lam)) == bits
+def test_many_boundaries_are_numbered_as_their_tasks() -> None:
+    many = [{**SECOND, "number": number} for number in range(2, 51)]
+    figure = fusion_audit.fusion_classes(record(FIRST, *many))
+    assert figure is not None
+    (axes,) = figure.axes
+    ticks = {int(text.get_text()): text.get_position()[0] for text in axes.get_xticklabels()}
+    assert ticks == {2: 0, 10: 8, 20: 18, 30: 28, 40: 38, 50: 48}
 
 
 def test_without_a_fused_boundary_there_is_importance_alone() -> None:

@@ -68,3 +68,24 @@ def test_it_is_saved_even_without_one_finite_loss(tmp_path: Path, ending: str) -
     with styled():
         save(figure, tmp_path / f"a.{ending}")
     assert (tmp_path / f"a.{ending}").stat().st_size > 1000
+
+
+def test_many_phases_are_numbered_and_a_long_name_is_cut() -> None:
+    phases = [{"name": f"{number} {'x' * 60}"} for number in range(1, 61)]
+    looks = [{"score": 1.0, "loss": 1.0}] * 60
+    for number in (2, 60):
+        run = record({**PROBE, "after": looks[:number]})
+        run = RunRecord(
+            folder=Path(),
+            results={**run.results, "phases": phases[:number]},
+            boundaries=(),
+            curves=(),
+        )
+        figure = general_ability(run)
+        assert figure is not None
+        assert figure.get_figwidth() <= 9
+        said = [label.get_text() for label in figure.axes[1].get_xticklabels()]
+        if number == 60:
+            assert said == ["0", "10", "20", "30", "40", "50", "60"]
+            assert list(figure.axes[1].get_xticks()) == [0, 10, 20, 30, 40, 50, 60]
+        assert max(map(len, said)) <= 22

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import pytest
+from matplotlib.figure import Figure
 
 from kif_lightning.errors import UserError
+from kif_lightning.reporting import figures
 from kif_lightning.reporting.figures import RUN_FIGURES, save_figures
-from kif_lightning.reporting.figures.style import FORMATS, styled, svg
+from kif_lightning.reporting.figures.style import FORMATS, save, styled, svg
 from kif_lightning.reporting.run_record import read_run
 from tests.helpers.fake_runs import fake_run, llama_units
 
@@ -69,6 +73,38 @@ def test_names_with_signs_are_shown_as_they_are(tmp_path: Path) -> None:
         figure = RUN_FIGURES[0].draw(record)
         assert figure is not None
         assert "a$x$&lt;b&gt;&amp;_1" in svg(figure)
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_no_font_has_break_nothing(tmp_path: Path) -> None:
+    record = read_run(fake_run(tmp_path, num_tasks=2, fuses=False))
+    for task, phase in zip(record.results["tasks"], record.results["phases"], strict=True):
+        task["name"] = phase["name"] = "a\x1b\n\ud800\uffff\u4e2d"
+    record.results["protocol"]["method"] = "b\x00"
+    with styled():
+        for one in RUN_FIGURES:
+            figure = one.draw(record)
+            if figure is not None:
+                ElementTree.fromstring(svg(figure))  # noqa: S314
+                save(figure, tmp_path / f"{one.name}.png")
+        figure = RUN_FIGURES[0].draw(record)
+        assert figure is not None
+        assert f"a{4 * chr(0xFFFD)}\u4e2d" in svg(figure)
+
+
+def test_a_figure_that_fails_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: object) -> Figure:
+        raise ZeroDivisionError("nothing there\nat all")
+
+    bad = replace(RUN_FIGURES[0], name="bad", draw=fails)
+    monkeypatch.setattr(figures, "RUN_FIGURES", (bad, RUN_FIGURES[0]))
+    record = read_run(fake_run(tmp_path / "run", num_tasks=1, fuses=False))
+    paths = save_figures(record, tmp_path / "figures", ["svg"])
+    assert [path.name for path in paths] == ["score_matrix.svg"]
+    assert "bad of" in caplog.text
+    assert "(ZeroDivisionError: nothing there)." in caplog.text
 
 
 def test_fifteen_tasks_of_a_large_model_stay_small(tmp_path: Path) -> None:

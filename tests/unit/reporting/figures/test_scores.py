@@ -113,6 +113,15 @@ def test_a_hundred_tasks_are_numbered_not_named(tmp_path: Path) -> None:
     assert [int(place) + 1 for place in places] == [int(text) for text in labels(axes)[0]]
 
 
+def test_an_untrained_row_does_not_shift_the_numbers(tmp_path: Path) -> None:
+    run = record(tmp_path, num_tasks=50, test_rows=2)
+    before = {**run.results, "untrained": [0.0] * 50}
+    run = RunRecord(folder=run.folder, results=before, boundaries=(), curves=())
+    _, axes = drawn(scores.score_matrix(run))
+    places = axes.get_yticks()
+    assert [int(place) for place in places] == [int(text) for text in labels(axes)[1]]
+
+
 def test_trajectories_are_the_columns(tmp_path: Path) -> None:
     figure, _ = drawn(scores.trajectories(record(tmp_path, matrix=MATRIX)))
     lines = [axes.lines[0] for axes in figure.axes]
@@ -167,9 +176,23 @@ def test_forgetting_is_the_best_earlier_score_minus_the_final_one(tmp_path: Path
 def test_unknown_forgetting_has_a_question_mark(tmp_path: Path) -> None:
     matrix = [[50.0, None, None], [None, 60.0, None], [40.0, 30.0, 90.0]]
     _, axes = drawn(scores.forgetting(record(tmp_path, matrix=matrix)))
-    assert [text.get_text() for text in axes.texts] == ["?", "30"]
-    assert [bar.get_height() for bar in axes.patches] == [0, 30]
+    said = {text.get_text(): text.xy[0] for text in axes.texts if text.get_text()}
+    assert said == {"30": 1.0, "?": 0}
+    np.testing.assert_array_equal([bar.get_height() for bar in axes.patches], [np.nan, 30])
     assert len(axes.lines) == 1  # zero, but no F.Ra
+
+
+def test_unknown_forgetting_is_marked_among_many_tasks(tmp_path: Path) -> None:
+    run = record(tmp_path, num_tasks=30, test_rows=5)
+    run.matrix[28][3] = None
+    _, axes = drawn(scores.forgetting(run))
+    assert [(text.get_text(), text.xy[0]) for text in axes.texts] == [("?", 3)]
+    assert np.isnan(axes.patches[3].get_height())
+
+
+def test_forgetting_that_is_nowhere_known_has_no_figure(tmp_path: Path) -> None:
+    matrix = [[50.0, None], [None, 60.0]]
+    assert scores.forgetting(record(tmp_path, num_tasks=2, matrix=matrix)) is None
 
 
 def test_one_task_has_a_matrix_only(tmp_path: Path) -> None:
