@@ -107,6 +107,7 @@ def summary_table(found: Contents) -> Table:
         title="Summary, percent (mean ± standard deviation over seeds)",
         header=columns,
         rows=summary(found),
+        note=" ".join(found["notes"]),
         words=len(columns) - 7,
     )
 
@@ -184,15 +185,15 @@ def paired_table(found: Contents) -> Table | None:
     for entry in paired["entries"]:
         place = [entry["label"], *[axis(entry) for axis in axes.values()]]
         between = entry["between_seeds"]
-        notes = "; ".join(entry["notes"])
-        if entry["tasks"] < entry["of_tasks"]:
-            notes = f"{entry['tasks']} of {entry['of_tasks']} tasks. {notes}"
-        if entry["pooled"] is None or len(entry["seeds"]) != 1:
+        notes = entry["notes"]
+        if len(entry["seeds"]) != 1:
             apart = "" if between is None else _deviation(between)
-            rows.append([*place, "pooled", *_interval(entry["pooled"]), apart, notes])
+            rows.append([*place, "pooled", *_interval(entry["pooled"]), apart, "; ".join(notes)])
         for seed in entry["seeds"]:
-            told = notes if len(entry["seeds"]) == 1 else ""
-            rows.append([*place, str(seed["seed"]), *_interval(seed), "", told])
+            few = seed["tasks"] < entry["of_tasks"]
+            told = [f"{seed['tasks']} of {entry['of_tasks']} tasks"] if few else []
+            told += notes if len(entry["seeds"]) == 1 else []
+            rows.append([*place, str(seed["seed"]), *_interval(seed), "", "; ".join(told)])
     interval = f"{paired['interval']}% interval"
     return Table(
         title=f"Paired differences from {paired['baseline']} ({paired['resamples']} resamples)",

@@ -280,6 +280,26 @@ def test_without_a_reference_of_the_seed_fwt_is_absent(tmp_path: Path) -> None:
     assert rows["plain"][HEADER.index("FWT")] == ""
 
 
+def test_a_reference_of_another_protocol_supplies_no_fwt(tmp_path: Path) -> None:
+    folder(tmp_path / "a", seeded("plain", 1, [80], [40, 60]))
+    folder(tmp_path / "b", seeded("plain", 1, [80], [40, 60], epochs=9))
+    folder(tmp_path / "c", seeded("own", 1, [85], [85, 75], epochs=9, **REFERENCE))
+    found = contents(read_runs([tmp_path], show_differences=True))
+    rows = {row[0]: row[HEADER.index("FWT")] for row in summary(found)}
+    assert rows == {"plain [A]": "", "plain [B]": "-10.0", "own [B]": ""}
+
+
+def test_two_references_that_scored_differently_supply_no_fwt(tmp_path: Path) -> None:
+    folder(tmp_path / "a", seeded("plain", 1, [80], [40, 60]))
+    for place, end in enumerate(([85, 75], [85, 75], [85, 70])):
+        settings = {**REFERENCE["method_settings"], "place": place}
+        folder(tmp_path / str(place), seeded("own", 1, [85], end, method_settings=settings))
+        found = contents(read_runs([tmp_path]))
+        fwt = {row[0]: row[HEADER.index("FWT")] for row in summary(found)}["plain"]
+        assert fwt == ("" if place == 2 else "-10.0")
+        assert ("No FWT where several references" in "".join(found["notes"])) == (place == 2)
+
+
 def test_tasks_learnt_at_once_have_no_way_only_an_end(tmp_path: Path) -> None:
     joint = record("joint")
     joint["score_matrix"] = [[55.0, 66.0]]
