@@ -359,6 +359,42 @@ def test_a_class_tells_runs_apart_where_nothing_else_does(tmp_path: Path) -> Non
     assert "units._target_=matrix" in labels[1]
 
 
+def test_two_methods_never_share_a_label(tmp_path: Path) -> None:
+    """The argument tells more plainly than the class, but the first two have the same one."""
+    for place, (name, strength) in enumerate((("P", 1), ("Q", 1), ("P", 2))):
+        settings = {"part": {"_target_": name, "strength": strength}}
+        folder(tmp_path / str(place), record("m", method_settings=settings))
+    assert [group.label for group in read_runs([tmp_path])] == [
+        "m (part._target_=P, part.strength=1)",
+        "m (part._target_=Q, part.strength=1)",
+        "m (part.strength=2)",
+    ]
+
+
+def test_a_setting_that_is_null_is_not_one_that_is_absent(tmp_path: Path) -> None:
+    for place, settings in enumerate(({"memory": None}, {})):
+        folder(tmp_path / str(place), record("m", method_settings=settings))
+    labels = [group.label for group in read_runs([tmp_path])]
+    assert labels == ["m (memory=None)", "m (memory=absent)"]
+
+
+def test_costs_that_differ_between_seeds_are_all_told(tmp_path: Path) -> None:
+    for seed, rows in ((1, 4), (2, 7), (3, 4)):
+        run = seeded("kept", seed, [80], [40, 60])
+        run["cost"] |= {"memory_rows": rows, "learnt_weights": 1000 * rows}
+        folder(tmp_path / str(seed), run)
+    (row,) = summary(contents(read_runs([tmp_path])))
+    assert row[HEADER.index("memory rows")] == "4 / 7"
+    assert row[HEADER.index("trained weights")] == "1,000 (4,000 kept) / 1,000 (7,000 kept)"
+
+
+@pytest.mark.parametrize("results", [{}, [], {"protocol": None}])
+def test_results_of_something_else_are_named(results: Any, tmp_path: Path) -> None:
+    folders = [folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", results)]
+    with pytest.raises(UserError, match=r"with its protocol, in .*b/results\.json"):
+        read_runs(folders)
+
+
 def test_settings_tell_more_plainly_than_their_class(tmp_path: Path) -> None:
     def run(name: str, selection: dict[str, Any] | None) -> Path:
         return folder(tmp_path / name, record("kif_like", method_settings={"selection": selection}))
