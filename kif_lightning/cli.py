@@ -106,8 +106,11 @@ def tune(
     ],
     trials: Annotated[int, typer.Option(help="Runs of each method, its defaults first.")] = 12,
     order: Annotated[
-        str, typer.Option(help="benchmark.order of the search, not the one that is reported.")
-    ] = "random_100",
+        str | None,
+        typer.Option(
+            help="benchmark.order of the search; without, the reported tasks are shuffled."
+        ),
+    ] = None,
     lr_span: Annotated[
         float, typer.Option(help="The learning rate: from the default / this to that times this.")
     ] = 10.0,

@@ -39,15 +39,22 @@ class SweepNotes:
         self.folder: Path | None = None
         self.common: set[str] = set()
         """The overrides that all cells share, as Hydra spells them: they tell none apart."""
+        self.several_experiments = False
 
     def on_multirun_start(self, config: Any, **_: Any) -> None:
         """Choose the folder, in the main process."""
         self.folder = Path(config.hydra.sweep.dir).absolute() / f".sweep_{uuid4().hex[:12]}"
+        given = OverridesParser.create().parse_overrides(config.hydra.overrides.task)
         self.common = {
             f"{override.get_key_element()}={override.get_value_element_as_str()}"
-            for override in OverridesParser.create().parse_overrides(config.hydra.overrides.task)
+            for override in given
             if not override.is_sweep_override()
         }
+        self.several_experiments = any(
+            override.is_sweep_override()
+            and override.key_or_group in ("experiment", "experiment_name", "run_root")
+            for override in given
+        )
         _present.set(self)
 
     def on_job_start(self, config: Any, **_: Any) -> None:
@@ -55,7 +62,12 @@ class SweepNotes:
         _present.set(self)
 
     def on_multirun_end(self, config: Any, **_: Any) -> None:
-        """Say how to see the cells side by side; of several experiments it is all that there is."""
+        """Say how to see the cells side by side, unless they are of several experiments.
+
+        The folder holds all runs of the experiment, earlier sweeps' among them.
+        """
+        if self.several_experiments:
+            return
         folder = Path(config.run_root) / config.experiment_name
         if not config.plan and len(list(folder.glob("*/results.json"))) > 1:
             sys.stdout.write(f"Compare the runs: kif compare {folder}\n")

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from kif_lightning.assembly import build_benchmark
+from kif_lightning.benchmarks.orders import permuted
 from kif_lightning.errors import UserError, require_between, require_count
 from kif_lightning.launch import run_cell, run_path
 from kif_lightning.paths import conf_dir, option_names
@@ -31,6 +34,8 @@ METRIC = "average_performance"
 OBJECTIVE = "average_performance on held-out rows of train, not test"
 REFUSED = ("sweep", "plan", "run_dir", "experiment_name", "evaluation.rows")
 """Overrides that a search has no use for, or sets itself."""
+FIRST_DRAWN = 100
+"""Number of the order of the trials, where none is given; the next one if it is that reported."""
 FIRST_AT_RANDOM = 5
 """Trials before the sampler learns from those it has seen; the defaults are one of them."""
 
@@ -41,6 +46,7 @@ class Search:
 
     method: str
     base: DictConfig
+    order: str | list[str]
     reported_order: str | list[str]
     final_overrides: tuple[str, ...]
     searched: tuple[Searched, ...]
@@ -50,7 +56,7 @@ def tune(
     overrides: Sequence[str],
     *,
     num_trials: int = 12,
-    order: str = "random_100",
+    order: str | None = None,
     lr_span: float = 10.0,
     console: RunConsole,
 ) -> list[Path]:
@@ -59,19 +65,21 @@ def tune(
     Args:
         overrides: as a run takes them; ``method=a,b`` names several methods.
         num_trials: of each method.
-        order: ``benchmark.order`` of the trials, another one than the overrides': scores on the
-            order that is reported must not have been chosen on it.
+        order: ``benchmark.order`` of the trials, another sequence than the overrides': scores on
+            the order that is reported must not have been chosen on it. None: its own tasks in an
+            order that is drawn.
         lr_span: the learning rate is searched from the default divided by it to that times it.
         console: where the pick is shown.
 
     Raises:
-        UserError: a mistake in the arguments, no optuna, a first trial (the defaults) that failed.
+        UserError: a mistake in the arguments, no optuna, or a trial that told of a mistake or found
+            no room; one that fails otherwise (a loss of NaN) is left out of the pick.
     """
     require_count("--trials", num_trials)
     require_between("--lr-span", lr_span, 1.0, 1e4, low_open=True)
     optuna = _optuna()
     searches = _searches(overrides, order, lr_span)
-    return [_search(optuna, search, num_trials, order, console) for search in searches]
+    return [_search(optuna, search, num_trials, console) for search in searches]
 
 
 def _optuna() -> Any:
@@ -83,15 +91,13 @@ def _optuna() -> Any:
     return optuna
 
 
-def _searches(overrides: Sequence[str], order: str, lr_span: float) -> list[Search]:
+def _searches(overrides: Sequence[str], order: str | None, lr_span: float) -> list[Search]:
     methods, others = _split(overrides)
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
-            return [
-                _composed(method, [*others, *([f"method={method}"] if method else [])],
-                          order, lr_span)
-                for method in methods
-            ]  # fmt: skip
+            chosen = [[*others, *([f"method={method}"] if method else [])] for method in methods]
+            of_search = _search_order(chosen[0], order)
+            return [_composed(own, of_search, lr_span) for own in chosen]
     except HydraException as error:
         raise UserError(f"kif tune {shlex.join(overrides)}: {error}") from error
 
@@ -126,20 +132,48 @@ def _split(overrides: Sequence[str]) -> tuple[list[str | None], list[str]]:
     return methods, others
 
 
-def _composed(method: str | None, own: list[str], order: str, lr_span: float) -> Search:
+def _search_order(own: list[str], order: str | None) -> str | list[str]:
+    """The order of the trials: as given, or a drawn one of the reported order's own tasks."""
+    reported = _task_names(own)
+    if order is None:
+        drawn = (permuted(reported, number) for number in range(FIRST_DRAWN, FIRST_DRAWN + 100))
+        found = next((names for names in drawn if names != reported), None)
+        if found is None:
+            raise UserError(
+                f"The search must run on another order than is reported, and of {reported[0]} "
+                "alone there is none: give --order other tasks."
+            )
+        return found
+    if _task_names([*own, f"benchmark.order={order}"]) == reported:
+        raise UserError(
+            f"The search must run on another order than is reported, got {', '.join(reported)} for "
+            "both: leave --order out, or give another one."
+        )
+    return order
+
+
+def _task_names(overrides: list[str]) -> list[str]:
+    """Names of orders do not tell: two of them may hold the same sequence."""
+    return [task.name for task in build_benchmark(compose("config", overrides=overrides)).tasks]
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+").partition("=")[0]
+
+
+def _composed(own: list[str], order: str | list[str], lr_span: float) -> Search:
     reported = compose("config", overrides=own)
-    given = {text.partition("=")[0] for text in own}
+    given = {_key(text) for text in own}
     of_search = [
-        *("evaluation.rows=held_out", "save_model=false", f"benchmark.order={order}"),
+        *("evaluation.rows=held_out", "save_model=false"),
+        *([f"benchmark.order={order}"] if isinstance(order, str) else []),
         f"experiment_name={reported.experiment_name}_tuning",
         *([] if "evaluation.matrix" in given else ["evaluation.matrix=final_row"]),
     ]
     base = compose("config", overrides=[*own, *of_search])
-    if base.benchmark.order == reported.benchmark.order:
-        raise UserError(
-            f"The search must run on another order than is reported, got {order} for both: give "
-            "--order another one."
-        )
+    if not isinstance(order, str):
+        base.benchmark.order = order
+    require_between("optim.lr", base.optim.lr, 0, 1e3, low_open=True)
     lr = float(base.optim.lr)
     searched = [Searched(key="optim.lr", default=lr, low=lr / lr_span, high=lr * lr_span, log=True)]
     if base.method.strength is not None:
@@ -147,8 +181,9 @@ def _composed(method: str | None, own: list[str], order: str, lr_span: float) ->
     return Search(
         method=base.method.name,
         base=base,
+        order=order,
         reported_order=_names(reported.benchmark.order),
-        final_overrides=tuple(text for text in own if text.partition("=")[0] != "seed"),
+        final_overrides=tuple(text for text in own if _key(text) != "seed"),
         searched=tuple(searched),
     )
 
@@ -167,6 +202,8 @@ def _strength(config: DictConfig) -> Searched:
             f"number of this config (got {found!r}): set method.strength=null, or the key that its "
             "parts have."
         )
+    if declared.log:
+        require_between(declared.key, found, 0, inf, low_open=True)  # what a log scale has
     return Searched(
         key=declared.key,
         default=float(found),
@@ -176,7 +213,7 @@ def _strength(config: DictConfig) -> Searched:
     )
 
 
-def _search(optuna: Any, search: Search, num_trials: int, order: str, console: RunConsole) -> Path:
+def _search(optuna: Any, search: Search, num_trials: int, console: RunConsole) -> Path:
     sampler = optuna.samplers.TPESampler(seed=search.base.seed, n_startup_trials=FIRST_AT_RANDOM)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.enqueue_trial({setting.key: setting.default for setting in search.searched})
@@ -184,9 +221,10 @@ def _search(optuna: Any, search: Search, num_trials: int, order: str, console: R
     for number in range(num_trials):
         asked = study.ask()
         settings = {
-            s.key: float(f"{asked.suggest_float(s.key, s.low, s.high, log=s.log):.3g}")
-            for s in search.searched
+            s.key: asked.suggest_float(s.key, s.low, s.high, log=s.log) for s in search.searched
         }
+        if number:  # the defaults stay as they are, to the last digit
+            settings = {key: float(f"{value:.3g}") for key, value in settings.items()}
         told = ", ".join(f"{key}={value:g}" for key, value in settings.items())
         console.say(f"Trial {number} of {search.method} (0 to {num_trials - 1}): {told}")
         trials.append(_trial(number, search.base, settings, console))
@@ -194,7 +232,7 @@ def _search(optuna: Any, search: Search, num_trials: int, order: str, console: R
             study.tell(asked, state=optuna.trial.TrialState.FAIL)
         else:
             study.tell(asked, trials[-1].value)
-    return _published(search, trials, order, console)
+    return _published(search, trials, console)
 
 
 def _trial(
@@ -214,9 +252,9 @@ def _trial(
                 f"{METRIC} was not measured, by which trials are chosen: leave out "
                 "evaluation.matrix."
             )
+    except (UserError, OSError):
+        raise  # what the defaults cannot do, a full disk, a folder in use: no trial's own failure
     except Exception as error:
-        if isinstance(error, UserError) and number == 0:
-            raise  # what the defaults cannot do, no trial can
         told = f"{type(error).__name__}: {error}"
         console.say(f"This trial failed: {told}")
     gc.collect()
@@ -224,12 +262,12 @@ def _trial(
     return Trial(number=number, settings=dict(settings), run=path, value=value, error=told)
 
 
-def _published(search: Search, trials: Sequence[Trial], order: str, console: RunConsole) -> Path:
+def _published(search: Search, trials: Sequence[Trial], console: RunConsole) -> Path:
     own = run_path(search.base)
     conditions = {
         "method": search.method,
         "objective": OBJECTIVE,
-        "order": order,
+        "order": search.order,
         "reported_order": search.reported_order,
         "seed": search.base.seed,
         "sampler": f"TPE, {FIRST_AT_RANDOM} trials at random first, the defaults among them",
@@ -249,6 +287,6 @@ def _published(search: Search, trials: Sequence[Trial], order: str, console: Run
 
 
 def _final_command(search: Search, pick: Trial) -> str:
-    settings = [f"{key}={value:g}" for key, value in pick.settings.items()]
+    settings = [f"{key}={value!r}" for key, value in pick.settings.items()]
     words = [*search.final_overrides, *settings, "seed=1,2,3"]
     return f"python -m kif_lightning -m {shlex.join(words)}"

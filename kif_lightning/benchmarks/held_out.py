@@ -9,7 +9,7 @@ import numpy as np
 
 from kif_lightning.benchmarks.own.benchmark import test_indices as drawn_indices
 from kif_lightning.benchmarks.rows import take
-from kif_lightning.errors import require_between, require_count
+from kif_lightning.errors import UserError, require_between, require_count
 from kif_lightning.interfaces import Task
 
 
@@ -37,6 +37,13 @@ def held_out_tasks(
 
 def _held_out(task: Task, most_rows: int, most_share: float) -> Task:
     share = min(most_share, most_rows / len(task.train))
-    chosen = drawn_indices(task.name, task.train, share, bool(task.labels))
+    try:
+        chosen = drawn_indices(task.name, task.train, share, bool(task.labels))
+    except UserError as error:
+        raise UserError(
+            f"Task {task.name} has {len(task.train)} train rows, too few different inputs to hold "
+            f"{share:g} of them out (evaluation.rows=held_out): give it more train rows or "
+            "evaluation.held_out_share a larger number."
+        ) from error
     others = np.setdiff1d(np.arange(len(task.train)), chosen, assume_unique=True)
     return replace(task, train=take(task.train, others), test=take(task.train, chosen))

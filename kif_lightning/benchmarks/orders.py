@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from kif_lightning.errors import UserError, nearest_names
 from kif_lightning.seeding import derive_seed
@@ -26,7 +26,7 @@ def resolve_order(
         if order in orders:
             return order, list(orders[order])
         if drawn := RANDOM.fullmatch(order):
-            return order, _permuted({t for tasks in orders.values() for t in tasks}, int(drawn[1]))
+            return order, permuted({t for tasks in orders.values() for t in tasks}, int(drawn[1]))
         raise UserError(
             f"benchmark.order={order!r} is no order of this benchmark; "
             f"{nearest_names(order, orders)}. One drawn of all tasks: benchmark.order=random_1 "
@@ -43,8 +43,11 @@ def resolve_order(
     return "own", names
 
 
-def _permuted(tasks: set[str], number: int) -> list[str]:
-    """By places, not names: tasks that stand for others stand where those do."""
+def permuted(tasks: Collection[str], number: int) -> list[str]:
+    """The number-th order that is drawn of the tasks, however they are listed.
+
+    By places, not names: tasks that stand for others stand where those do.
+    """
     names = sorted(tasks)
     places = sorted(range(len(names)), key=lambda i: derive_seed(number, "task order", i))
     return [names[place] for place in places]

@@ -66,6 +66,7 @@ def publish(
         **conditions,
         "stand_ins": list(console.stand_ins),
         "searched": [asdict(setting) for setting in searched],
+        "ended": len(done),
         "trials": [asdict(trial) for trial in trials],
         "pick": None if pick is None else pick.number,
         "final_command": told,
@@ -101,9 +102,11 @@ def _table(
     table = Table(title=title, title_justify="left", box=None)
     for name in ("trial", *(setting.key for setting in searched), "AP", ""):
         table.add_column(name, justify="right" if name else "left")
+    ended = sum(trial.value is not None for trial in trials)
+    picked = f"the pick among {ended} of {len(trials)}"
     for trial in trials:
         score = "failed" if trial.value is None else f"{trial.value:.2f}"
-        notes = ["defaults"] * (trial.number == 0) + ["the pick"] * (trial is pick)
+        notes = ["defaults"] * (trial.number == 0) + [picked] * (trial is pick)
         settings = [f"{value:g}" for value in trial.settings.values()]
         table.add_row(str(trial.number), *settings, score, ", ".join(notes))
     return table

@@ -104,18 +104,26 @@ def test_a_failed_trial_does_not_end_the_search_and_the_best_is_picked(
     settings: list[str], console: RunConsole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna", reason="the extra [tuning] is not installed")
+    ran: list[DictConfig] = []
     values = iter([10.0, None, 30.0, 30.0, 20.0])
 
     def faked(config: DictConfig, _: RunConsole, *, others_follow: bool) -> dict[str, Any]:
         assert others_follow
+        ran.append(config)
         value = next(values)
         if value is None:
             raise FloatingPointError("the loss is NaN")
         return {"metrics": {"average_performance": value}}
 
     monkeypatch.setattr(tuning, "run_cell", faked)
-    (file,) = tune([*settings, "method=ewc"], num_trials=5, order="[shape]", console=console)
+    exact = ["method=ewc", "optim.lr=0.00012345", "++evaluation.matrix=full", "++seed=3"]
+    (file,) = tune([*settings, *exact], num_trials=5, order="[shape]", console=console)
     record = read_json(file)
+    assert record["trials"][0]["settings"]["optim.lr"] == 0.00012345, "the defaults, not rounded"
+    assert {config.evaluation.matrix for config in ran} == {"full"}
+    assert record["ended"] == 4
+    assert "the pick among 4 of 5" in console.console.export_text()
+    assert record["final_command"].count("seed=") == 1
     assert scores(file) == [10.0, None, 30.0, 30.0, 20.0]
     assert record["trials"][1]["error"] == "FloatingPointError: the loss is NaN"
     assert record["pick"] == 2, "of equal ones the first"
@@ -131,6 +139,11 @@ def test_a_failed_trial_does_not_end_the_search_and_the_best_is_picked(
         (["evaluation.rows=test"], "leave evaluation.rows=test out"),
         (["seed=1,2"], "several values of 'method' alone, got seed=1,2"),
         (["benchmark.order=[shape,colour]"], "another order than is reported"),
+        (["optim.lr=0"], r"optim.lr must lie in \(0, 1000\], got 0"),
+        (
+            ["method=ewc", "method.penalty.elastic_weights.coefficient=0"],
+            r"elastic_weights.coefficient must lie in \(0, inf\], got 0",
+        ),
         (["method=kif_static", "method/rule=adaptive"], "method.rule.gamma as its strength"),
         (["evaluation.matrix=diagonal"], "leave out evaluation.matrix"),
         (["optim.nothing=1"], "optim.nothing"),
@@ -142,6 +155,54 @@ def test_mistakes(more: list[str], told: str, settings: list[str], console: RunC
     pytest.importorskip("optuna", reason="the extra [tuning] is not installed")
     with pytest.raises(UserError, match=told):
         tune([*settings, *more], **SEARCH, console=console)
+
+
+def searched_order(settings: list[str], order: str | None) -> Any:
+    return tuning._searches(settings, order, 10.0)[0].base.benchmark.order
+
+
+def test_two_names_of_one_sequence_are_one_order(settings: list[str]) -> None:
+    listed = [text for text in settings if not text.startswith("benchmark.order")]
+    names = ["+benchmark.orders.one=[colour,shape]", "+benchmark.orders.two=[colour,shape]"]
+    named = [*listed, *names, "benchmark.order=one"]
+    with pytest.raises(UserError, match="another order than is reported, got colour, shape"):
+        searched_order(named, "two")
+    assert searched_order(named, "[shape]") == ["shape"]
+
+
+def test_without_an_order_the_reported_tasks_are_shuffled(settings: list[str]) -> None:
+    """The benchmark holds more tasks than are reported: a drawn order of all would use them."""
+    assert searched_order(settings, None) == ["shape", "colour"]
+    turned = [*settings, "benchmark.order=[shape,colour]"]
+    assert searched_order(turned, None) == ["colour", "shape"]
+    with pytest.raises(UserError, match="of shape alone there is none: give --order other tasks"):
+        searched_order([*settings, "benchmark.order=[shape]"], None)
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("in use"), OSError(5, "Input/output error"), FloatingPointError("NaN")]
+)
+def test_only_a_trials_own_failure_is_passed_over(
+    error: Exception, settings: list[str], console: RunConsole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna", reason="the extra [tuning] is not installed")
+    asked: list[int] = []
+
+    def faked(*_: object, **__: object) -> dict[str, Any]:
+        asked.append(1)
+        if len(asked) == 2:
+            raise error
+        return {"metrics": {"average_performance": 1.0}}
+
+    monkeypatch.setattr(tuning, "run_cell", faked)
+    search = {"num_trials": 3, "console": console}
+    if isinstance(error, FloatingPointError):
+        (file,) = tune(settings, **search)
+        assert read_json(file)["ended"] == 2
+        return
+    with pytest.raises(type(error)):
+        tune(settings, **search)
+    assert not list(Path(settings[-1].partition("=")[2]).rglob("*.tuning.json"))
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,31 @@ def test_the_end_of_a_sweep_says_how_to_compare(
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("+experiment=a,b", False),
+        ("experiment_name=a,b", False),
+        ("+experiment=a", True),
+        ("method=kif,ewc", True),
+    ],
+)
+def test_no_folder_is_named_where_experiments_are_swept(
+    given: str, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    token = sweep._present.set(None)
+    for run in ("one", "two"):
+        (tmp_path / "free" / run).mkdir(parents=True)
+        (tmp_path / "free" / run / "results.json").touch()
+    notes = SweepNotes()
+    hydra = {"overrides": {"task": [given]}, "sweep": {"dir": str(tmp_path)}}
+    notes.on_multirun_start(OmegaConf.create({"hydra": hydra}))
+    sweep._present.reset(token)
+    config = {"run_root": str(tmp_path), "experiment_name": "free", "plan": False}
+    notes.on_multirun_end(OmegaConf.create(config))
+    assert bool(capsys.readouterr().out) == told
+
+
 @pytest.mark.parametrize("option", sorted(sweep.PLUGINS))
 def test_the_launcher_accepts_the_shipped_options(option: str) -> None:
     pytest.importorskip(f"hydra_plugins.{sweep.PLUGINS[option]}", reason="extra [sweeps] absent")

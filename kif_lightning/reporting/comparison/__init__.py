@@ -7,7 +7,7 @@ plain JSON values, from which tables, figures and the report are made.
 from kif_lightning.reporting.comparison.contents import contents
 from kif_lightning.reporting.comparison.protocols import MUST_MATCH
 from kif_lightning.reporting.comparison.reading import Group, Run, read_runs, unfinished
-from kif_lightning.reporting.comparison.report import rebuild, write_comparison
+from kif_lightning.reporting.comparison.report import write_comparison
 from kif_lightning.reporting.comparison.tables import HEADER, markdown, show_comparison, summary
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "contents",
     "markdown",
     "read_runs",
-    "rebuild",
     "show_comparison",
     "summary",
     "unfinished",

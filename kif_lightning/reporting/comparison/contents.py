@@ -25,6 +25,7 @@ AP = "average_performance"
 VS_SINGLE = "forward_transfer_vs_single_task"
 UNKNOWN = "not told"
 Contents = dict[str, Any]
+Single = dict[tuple[Any, ...], list[float | None]]
 
 
 def contents(
@@ -47,11 +48,7 @@ def contents(
     """
     runs = [run for group in groups for run in group.runs]
     orders = _order_names(runs)
-    single = {
-        (run.backbone, run.tasks, run.seed): [row[i] for i, row in enumerate(run.matrix)]
-        for run in runs
-        if run.is_reference
-    }
+    single, notes = _single_task_scores(runs)
     described = [_group(group, orders[group.runs[0].tasks], single) for group in groups]
     results = {run.folder: run.results for run in runs}
     letters = {run.folder: run.variant for run in runs if run.variant}
@@ -63,6 +60,7 @@ def contents(
         "benchmarks": benchmarks,
         "backbones": list(dict.fromkeys(group["backbone"] for group in described)),
         "orders": {name: list(tasks) for tasks, name in orders.items()},
+        "notes": notes,
         "formulas": _formulas(described, any(run.is_reference for run in runs)),
         "groups": described,
         "differences": differences(results, letters) if letters else {},
@@ -92,7 +90,25 @@ def _order_names(runs: Sequence[Run]) -> dict[tuple[str, ...], str]:
     return names
 
 
-def _group(group: Group, order: str, single: Mapping[Any, list[float | None]]) -> dict[str, Any]:
+def _single_task_scores(runs: Sequence[Run]) -> tuple[Single, list[str]]:
+    """Of each key the scores of the one reference; where several differ none, and a note."""
+    found: dict[tuple[Any, ...], list[list[float | None]]] = {}
+    for run in runs:
+        if run.is_reference:
+            scores = [row[i] for i, row in enumerate(run.matrix)]
+            kept = found.setdefault(_single_key(run), [])
+            kept += [] if scores in kept else [scores]
+    single = {key: kept[0] for key, kept in found.items() if len(kept) == 1}
+    told = "No FWT where several references of one backbone, order and seed scored differently."
+    return single, [told] if len(single) < len(found) else []
+
+
+def _single_key(run: Run) -> tuple[Any, ...]:
+    """What a run and its reference must share; a protocol that differs tells them apart too."""
+    return run.backbone, run.tasks, run.seed, run.variant
+
+
+def _group(group: Group, order: str, single: Single) -> dict[str, Any]:
     runs = [_run(run, single) for run in sorted(group.runs, key=lambda r: (r.seed is None, r.seed))]
     first = group.runs[0]
     values = {
@@ -119,7 +135,7 @@ def _seconds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     return None if None in values else spread(values)
 
 
-def _run(run: Run, single: Mapping[Any, list[float | None]]) -> dict[str, Any]:
+def _run(run: Run, single: Single) -> dict[str, Any]:
     metrics = dict(run.results["metrics"])
     metrics.pop(VS_SINGLE, None)
     versus = _versus_single(run, single)
@@ -135,9 +151,9 @@ def _run(run: Run, single: Mapping[Any, list[float | None]]) -> dict[str, Any]:
     }
 
 
-def _versus_single(run: Run, single: Mapping[Any, list[float | None]]) -> float | None:
+def _versus_single(run: Run, single: Single) -> float | None:
     """Single-task scores are those of a reference among the runs, with the same seed."""
-    scores = single.get((run.backbone, run.tasks, run.seed))
+    scores = single.get(_single_key(run))
     alone = run.is_reference or run.imported  # never under one known protocol
     if scores is None or alone or len(run.matrix) != len(scores):
         return None

@@ -8,17 +8,22 @@ from statistics import mean, stdev
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kif_lightning.metrics.transfer import average_so_far
 from kif_lightning.reporting.comparison.contents import AP, Contents, blocks, final_scores
 from kif_lightning.reporting.comparison.tables import NOT_THE_SAME
 from kif_lightning.reporting.figures.style import (
     COLOURS,
     MARKERS,
-    SCORE_MAP,
+    colour_bar,
+    heat_map,
     line_style,
+    name_ticks,
     new_figure,
     say_stand_ins,
 )
@@ -145,13 +150,15 @@ def bars_by_backbone(found: Contents) -> Figure | None:
     """Groups of bars, one a backbone; bars of methods, over the orders that all of them have."""
     bars: dict[str, dict[str, tuple[float, float | None, int]]] = {}
     orders_of: dict[str, list[str]] = {}
+    without: list[str] = []
     for backbone in found["backbones"]:
         scored = [g for g in _scored(found["groups"]) if g["backbone"] == backbone]
         by_label: dict[str, dict[str, Any]] = {}
         for group in scored:
             by_label.setdefault(group["label"], {})[group["order"]] = group["metrics"][AP]
-        common = [o for o in found["orders"] if by_label and all(o in v for v in by_label.values())]
-        if not common:
+        common = [o for o in found["orders"] if all(o in v for v in by_label.values())]
+        if not by_label or not common:
+            without += [backbone] if by_label else []
             continue
         orders_of[backbone] = common
         bars[backbone] = {label: _bar([v[o] for o in common]) for label, v in by_label.items()}
@@ -183,6 +190,8 @@ def bars_by_backbone(found: Contents) -> Figure | None:
     axes.set_xticks(range(len(bars)), [_with_orders(b, orders_of[b], found) for b in bars])
     axes.set_ylabel("AP at the end (percent)")
     axes.set_ylim(0, None)
+    if without:
+        _say_left_out(axes, f"{', '.join(without)}, no order of all its methods")
     figure.legend(loc="outside right upper", fontsize=7 if many else 8)
     return figure
 
@@ -245,14 +254,9 @@ def _lines(
     return figure
 
 
-def average_so_far(found: Contents) -> Figure | None:
+def average_as_tasks_arrive(found: Contents) -> Figure | None:
     """Mean score of the tasks learnt so far, as tasks arrive."""
-
-    def course(matrix: Sequence[Sequence[float | None]]) -> list[float | None]:
-        rows = [row[: place + 1] for place, row in enumerate(matrix)]
-        return [None if None in row else mean(row) for row in rows]  # type: ignore[type-var]
-
-    return _lines(found, course)
+    return _lines(found, average_so_far)
 
 
 def first_task(found: Contents) -> Figure | None:
@@ -276,12 +280,9 @@ def final_by_task(found: Contents) -> Figure | None:
         names = found["orders"][order]
         scores = [final_scores(group) for group in groups]
         cells = [[float("nan") if v is None else v for v in row] for row in scores]
-        image = axes.imshow(cells, aspect="auto", vmin=0, vmax=100, cmap=SCORE_MAP)
+        image = heat_map(axes, np.array(cells), Normalize(0, 100))
         axes.set_yticks(range(len(groups)), [_name(group["label"]) for group in groups])
-        if len(names) <= 2 * MOST_NUMBERED:
-            ticks = [f"{i} {name}" for i, name in enumerate(names, 1)]
-            axes.set_xticks(range(len(names)), ticks, rotation=50, ha="right", fontsize=7,
-                            rotation_mode="anchor")  # fmt: skip
+        name_ticks(axes.xaxis, [f"{i} {name}" for i, name in enumerate(names, 1)], size=7)
         axes.spines[:].set_visible(False)
         if len(names) <= MOST_NUMBERED:
             for y, row in enumerate(cells):
@@ -294,7 +295,7 @@ def final_by_task(found: Contents) -> Figure | None:
             axes.set_title(f"{backbone}, {order}", loc="left")
     if left_out:
         _say_left_out(grid[-1], f"{len(left_out)} more pairs of backbone and order")
-    figure.colorbar(image, ax=list(grid), label="score at the end (percent)", fraction=0.03)
+    colour_bar(figure, image, list(grid), "percent")  # a longer label would not fit beside two rows
     return figure
 
 
@@ -400,7 +401,7 @@ FIGURES: tuple[ComparisonFigure, ...] = (
         title="AP as tasks arrive",
         caption="The mean score over the tasks learnt so far. Lines are means over seeds, bands go "
         "from the lowest to the highest seed. A line that falls forgets, or meets harder tasks.",
-        draw=average_so_far,
+        draw=average_as_tasks_arrive,
     ),
     ComparisonFigure(
         name="first_task",

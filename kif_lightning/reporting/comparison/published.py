@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ READ_FROM = {
     "paper": "the paper, or notes of it",
     "secondary": "a secondary copy: look it up before citing",
 }
-STANDARD = "standard"
+OF_FEW_TASKS = re.compile(r"standard\d+")
 """How the orders of a benchmark's smaller set of tasks are called."""
+OF_ALL_TASKS = re.compile(r"(order|random_)\d+")
+"""An own order is none of them: it may hold any tasks."""
 
 
 def published_results(benchmarks: Sequence[str], orders: Sequence[str]) -> list[dict[str, Any]]:
@@ -26,7 +29,7 @@ def published_results(benchmarks: Sequence[str], orders: Sequence[str]) -> list[
 
     Returns:
         One entry a method and source: method, model, benchmark, orders, metrics (name -> percent),
-        source, read_from.
+        source, read_from, unchecked (metrics whose definition in the source was not checked).
     """
     found = []
     for table in yaml.safe_load(TABLE.read_text(encoding="utf-8")):
@@ -49,6 +52,7 @@ def published_results(benchmarks: Sequence[str], orders: Sequence[str]) -> list[
                     },
                     "source": table["source"],
                     "read_from": READ_FROM[table["read_from"]],
+                    "unchecked": list(table.get("unchecked", [])),
                 }
                 for method, values in result["values"].items()
             ]
@@ -59,4 +63,5 @@ def _asked(of_result: Sequence[str] | None, few_tasks: bool, orders: Sequence[st
     if of_result is not None:
         return bool(set(of_result) & set(orders))
     # The source does not tell the order: its tasks at least must be those of an order of ours.
-    return any(order.startswith(STANDARD) == few_tasks for order in orders)
+    tasks = OF_FEW_TASKS if few_tasks else OF_ALL_TASKS
+    return any(tasks.fullmatch(order) for order in orders)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -130,7 +131,7 @@ def read_runs(folders: Sequence[Path], *, show_differences: bool = False) -> lis
             f"A comparison needs at least two different run folders, got "
             f"{', '.join(map(str, found or folders)) or 'none'}."
         )
-    results = {folder: read_json(folder / "results.json") for folder in found}
+    results = {folder: _results(folder / "results.json") for folder in found}
     letters: dict[Path, str] = {}
     if show_differences:
         letters = variants(results)
@@ -142,6 +143,16 @@ def read_runs(folders: Sequence[Path], *, show_differences: bool = False) -> lis
         for backbone in dict.fromkeys(run.backbone for run in runs)
         for group in _labelled([run for run in runs if run.backbone == backbone])
     ]
+
+
+def _results(file: Path) -> Results:
+    found: Any = read_json(file)
+    if not isinstance(found, dict) or not isinstance(found.get("protocol"), dict):
+        raise UserError(
+            f"Expected the results of a run, with its protocol, in {file}, got something else: "
+            "leave it out, or run it again."
+        )
+    return found
 
 
 def _runs_in(folder: Path) -> list[Path]:
@@ -174,6 +185,7 @@ def _labelled(runs: Sequence[Run]) -> list[Group]:
     settings: dict[str, set[str]] = {}
     for run in runs:
         settings.setdefault(run.method, set()).add(run.settings)
+    differing = {of: _differences([run for run in runs if run.method == of]) for of in settings}
     named = []
     for alike in groups.values():
         first = alike[0]
@@ -188,23 +200,31 @@ def _labelled(runs: Sequence[Run]) -> list[Group]:
             continue
         label = first.method
         if len(settings[first.method]) > 1:
-            label += f" ({_difference(first, runs)})"
+            label += f" ({differing[first.method][first.settings]})"
         named.append(Group(f"{label}{kept_apart}", tuple(alike)))
     return named
 
 
-def _difference(own_run: Run, runs: Iterable[Run]) -> str:
-    """The settings in which a run differs from others of the same method's name."""
-    alike = [flat(_settings(run.results)) for run in runs if run.method == own_run.method]
-    own = flat(_settings(own_run.results))
-    keys = [
-        key
-        for key in sorted({key for other in alike for key in other})
-        if any(other.get(key, ABSENT) != own.get(key, ABSENT) for other in alike)
-    ]
-    # What others have and this one has not is told by their labels.
-    telling = [key for key in keys if key in own and not _told_by_others(key, keys)] or keys
-    return ", ".join(f"{key}={own.get(key)}" for key in telling)
+def _differences(runs: Iterable[Run]) -> dict[str, str]:
+    """Of runs of one method's name: settings -> those in which they differ from the others."""
+    every = {run.settings: flat(_settings(run.results)) for run in runs}
+    keys = sorted({key for own in every.values() for key in own})
+    keys = [key for key in keys if len({repr(own.get(key, ABSENT)) for own in every.values()}) > 1]
+    told = {}
+    for settings, own in every.items():
+        # What others have and this one has not is told by their labels.
+        telling = [key for key in keys if key in own and not _told_by_others(key, keys)] or keys
+        told[settings] = _values(own, telling)
+    counts = Counter(told.values())
+    # Where plain words tell two apart no longer, all that differs does.
+    return {
+        settings: text if counts[text] == 1 else _values(every[settings], keys)
+        for settings, text in told.items()
+    }
+
+
+def _values(own: Mapping[str, Any], keys: Iterable[str]) -> str:
+    return ", ".join(f"{key}={own.get(key, ABSENT)}" for key in keys)
 
 
 def _told_by_others(key: str, keys: Sequence[str]) -> bool:

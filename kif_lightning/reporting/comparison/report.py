@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kif_lightning.errors import UserError
-from kif_lightning.reporting.comparison.contents import SCHEMA_VERSION, Contents
+from kif_lightning.reporting.comparison.contents import Contents
 from kif_lightning.reporting.comparison.figures import FIGURES, drawn
 from kif_lightning.reporting.comparison.tables import (
     SHORT,
@@ -28,7 +28,7 @@ from kif_lightning.reporting.comparison.tables import (
 from kif_lightning.reporting.figures.style import FORMATS, save, styled, svg
 from kif_lightning.reporting.page import PageTable, render
 from kif_lightning.reporting.page import picture as on_page
-from kif_lightning.storage import read_json, write_json, write_text
+from kif_lightning.storage import write_json, write_text
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
 OTHER_FORMATS = tuple(ending for ending in FORMATS if ending != "svg")
@@ -75,22 +75,6 @@ def write_comparison(found: Contents, folder: Path) -> Path:
             "folder that can be, --out FOLDER."
         ) from error
     return folder / PAGE
-
-
-def rebuild(numbers: Path, folder: Path) -> Path:
-    """Make everything anew from ``comparison.json``; the runs need not be there.
-
-    Raises:
-        UserError: it is missing, damaged or of another version.
-    """
-    found = read_json(numbers)
-    version = found.get("schema_version") if isinstance(found, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(
-            f"Expected a {NUMBERS} of version {SCHEMA_VERSION}, got version {version!r} in "
-            f"{numbers}: compare the runs again."
-        )
-    return write_comparison(found, folder)
 
 
 def _page(found: Contents, shown: list[dict[str, Any]]) -> str:

@@ -2,15 +2,16 @@
 
 Two uncertainties that must not be mixed up: resampling the test rows says how the difference of
 these very models would vary on other test rows; the spread between seeds says how it varies with
-the training's random draws. Neither holds the other.
+the training's random draws. Neither holds the other where all seeds are tested on the same rows;
+where they are not, the spread between seeds holds the choice of rows too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, mean, stdev
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ TOLERANCE = 0.01
 """Percent points by which a task's score may miss the mean of its rows' (single precision)."""
 MOST_NUMBERS = 4_000_000
 """Drawn at a time: thousands of rows with graded scores would not fit the memory."""
+OWN_ROWS = "seeds have test rows of their own: the sd between seeds holds the choice of rows too"
 Rows = Mapping[str, tuple[str, float]]
 """Test row's id -> reference, score."""
 
@@ -43,43 +45,53 @@ class Interval:
 
 
 def paired_bootstrap(
-    differences: Sequence[Sequence[NDArray[np.float64]]],
+    differences: Sequence[NDArray[np.float64]],
     *,
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> Interval:
-    """Resample the test rows of each task; both methods get the same resample.
+    """Resample the test rows of each task; both methods, and all seeds, get the same resample.
 
     Args:
-        differences: of each task one or more sets of rows, (rows,) each, that are resampled apart:
-            a row's score minus the baseline's, percent points.
+        differences: (seeds, rows) of each task: a row's score minus the baseline's, percent
+            points; NaN where the seed was not tested on the row.
         resamples: how many.
         seed: of the draws.
 
     Returns:
-        The mean over tasks of the mean over sets of the mean over rows, with a percentile interval.
+        The mean over tasks of the mean over seeds of the mean over rows, with a percentile
+        interval.
     """
     random = np.random.default_rng(seed)
-    tasks = [[_resampled_means(rows, resamples, random) for rows in task] for task in differences]
-    drawn = np.mean([np.mean(task, axis=0) for task in tasks], axis=0)
+    drawn = np.mean([_resampled_means(rows, resamples, random) for rows in differences], axis=0)
     tail = (100 - INTERVAL) / 2
     low, high = np.percentile(drawn, [tail, 100 - tail])
-    difference = float(np.mean([np.mean([rows.mean() for rows in task]) for task in differences]))
+    difference = float(np.mean([np.nanmean(rows, axis=1).mean() for rows in differences]))
     return Interval(difference, float(low), float(high), float(np.mean(drawn <= 0)))
 
 
 def _resampled_means(
     differences: NDArray[np.float64], resamples: int, random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """(resamples,). How often each distinct value is drawn is multinomial: the same, but faster."""
-    values, counts = np.unique(differences, return_counts=True)
-    rows = len(differences)
-    at_once = max(1, MOST_NUMBERS // len(values))
+    """(resamples,) The mean over seeds of each seed's mean over those drawn rows that it has.
+
+    How often each distinct row is drawn is multinomial: the same, but faster.
+    """
+    has = ~np.isnan(differences)
+    if has.all():  # a row's mean over the seeds is all there is to draw: fewer distinct ones
+        differences = differences.mean(axis=0, keepdims=True)
+        has = has[:1]
+    both = np.concatenate([has, np.where(has, differences, 0.0)])
+    values, counts = np.unique(both, axis=1, return_counts=True)
+    rows = differences.shape[1]
+    at_once = max(1, MOST_NUMBERS // len(counts))
     parts = [
-        random.multinomial(rows, counts / rows, size=min(at_once, resamples - first)) @ values
+        random.multinomial(rows, counts / rows, size=min(at_once, resamples - first)) @ values.T
         for first in range(0, resamples, at_once)
     ]
-    return np.concatenate(parts) / rows
+    numbers, sums = np.split(np.concatenate(parts), 2, axis=1)
+    with np.errstate(invalid="ignore"):  # of a seed with few rows none may be drawn
+        return np.asarray(np.nanmean(sums / numbers, axis=1))
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -147,61 +159,44 @@ def paired_entry(
     others = {run.seed: run for run in baseline.runs} if baseline else {}
     others.pop(None, None)
     by_seed: dict[int, dict[str, dict[str, float]]] = {}
-    notes: dict[str, None] = {}
-    for run in group.runs:
-        if run.seed is None or run.seed not in others:
-            notes[f"seed {run.seed}: no baseline of it with this backbone and order"] = None
-            continue
-        found, left_out = differences_of(run, others[run.seed], scores)
-        notes.update(dict.fromkeys(_told(left_out)))
-        if found:
-            by_seed[run.seed] = found
+    notes: dict[str, list[str]] = {}
+    for run in sorted(group.runs, key=lambda r: (r.seed is None, r.seed)):
+        why = ["no baseline of it with this backbone and order"]
+        if run.seed is not None and run.seed in others:
+            found, left_out = differences_of(run, others[run.seed], scores)
+            why = _told(left_out)
+            if found:
+                by_seed[run.seed] = found
+        for note in why:
+            notes.setdefault(note, []).append(str(run.seed))
     seeds = [
-        {"seed": seed, "tasks": len(found), **vars(_interval(found.values(), resamples))}
-        for seed, found in sorted(by_seed.items())
+        {"seed": seed, "tasks": len(found), **vars(_interval([found], resamples))}
+        for seed, found in by_seed.items()
     ]
-    pooled, apart = _pooled(list(by_seed.values()))
-    if by_seed and not pooled:
-        notes["seeds have other tasks: not pooled"] = None
-    elif apart:
-        notes["each seed has other test rows: resampled apart"] = None
+    told = [f"seed {', '.join(of)}: {note}" for note, of in notes.items()]
+    # The mean over other tasks is another number: neither a mean nor a spread of such is told.
+    every = list(by_seed.values())
+    alike = bool(every) and all(other.keys() == every[0].keys() for other in every)
+    if every and not alike:
+        told.append("seeds have other tasks: not pooled")
+    elif any(other[task].keys() != every[0][task].keys() for other in every for task in other):
+        told.append(OWN_ROWS)
     return {
         "seeds": seeds,
-        "pooled": vars(paired_bootstrap(pooled, resamples=resamples)) if pooled else None,
-        "between_seeds": spread([seed["difference"] for seed in seeds]) if seeds else None,
-        "tasks": max((seed["tasks"] for seed in seeds), default=0),
+        "pooled": vars(_interval(every, resamples)) if alike else None,
+        "between_seeds": spread([seed["difference"] for seed in seeds]) if alike else None,
         "of_tasks": len(group.runs[0].tasks),
-        "notes": list(notes),
+        "notes": told,
     }
 
 
-def _interval(tasks: Iterable[Mapping[str, float]], resamples: int) -> Interval:
-    return paired_bootstrap([[_array(rows.values())] for rows in tasks], resamples=resamples)
-
-
-def _array(values: Iterable[float]) -> NDArray[np.float64]:
-    return np.array(list(values), dtype=np.float64)
-
-
-def _pooled(
-    seeds: Sequence[dict[str, dict[str, float]]],
-) -> tuple[list[list[NDArray[np.float64]]], bool]:
-    """Of each task the sets of rows to resample, and whether some are of one seed each.
-
-    Where all seeds were tested on the same rows, each row's difference is averaged over the seeds:
-    one resample for all. To draw anew for each seed would take the same rows for new ones, and the
-    interval would be too narrow.
-    """
-    if not seeds or any(other.keys() != seeds[0].keys() for other in seeds):
-        return [], False
-    found, apart = [], False
-    for task, rows in seeds[0].items():
-        if all(other[task].keys() == rows.keys() for other in seeds):
-            found.append([_array(fmean(other[task][row] for other in seeds) for row in rows)])
-        else:
-            found.append([_array(other[task].values()) for other in seeds])
-            apart = True
-    return found, apart
+def _interval(seeds: Sequence[Mapping[str, Mapping[str, float]]], resamples: int) -> Interval:
+    """Of seeds that have the same tasks: over their rows together, as some may share a row."""
+    tasks = []
+    for task in seeds[0]:
+        rows = list(dict.fromkeys(row for seed in seeds for row in seed[task]))
+        tasks.append(np.array([[seed[task].get(row, np.nan) for row in rows] for seed in seeds]))
+    return paired_bootstrap(tasks, resamples=resamples)
 
 
 def _told(left_out: Mapping[str, str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Table:
     note: str = ""
     words: int = 1
     """How many columns from the left hold words."""
+    ours: bool = True
+    """Whether our runs are in it, of which stand-ins and differing protocols are to be told."""
 
 
 def banner(found: Contents) -> str:
@@ -52,6 +54,10 @@ def banner(found: Contents) -> str:
 def titled(text: str, found: Contents) -> str:
     """The text with the protocol's banner before it and what only stands for real ones behind."""
     return ". ".join(part for part in (banner(found), stamped(text, found["stand_ins"])) if part)
+
+
+def _title(table: Table, found: Contents) -> str:
+    return titled(table.title, found) if table.ours else table.title
 
 
 def _axes(found: Contents) -> dict[str, Callable[[Mapping[str, Any]], str]]:
@@ -84,7 +90,7 @@ def summary(found: Contents) -> list[list[str]]:
     )
     rows = []
     for group in groups:
-        cost = group["runs"][0]["cost"]
+        costs = [run["cost"] for run in group["runs"]]
         rows.append(
             [
                 group["label"],
@@ -92,8 +98,8 @@ def summary(found: Contents) -> list[list[str]]:
                 group["told"],
                 ", ".join(map(str, group["seeds"])),
                 *[_spread(group["metrics"].get(name)) for name in METRICS],
-                _weights(cost),
-                str(cost.get("memory_rows", "")),
+                _each(_weights(cost) for cost in costs),
+                _each(str(cost.get("memory_rows", "")) for cost in costs),
                 _spread(group["seconds"], 0),
             ]
         )
@@ -107,6 +113,7 @@ def summary_table(found: Contents) -> Table:
         title="Summary, percent (mean ± standard deviation over seeds)",
         header=columns,
         rows=summary(found),
+        note=" ".join(found["notes"]),
         words=len(columns) - 7,
     )
 
@@ -117,6 +124,11 @@ def _spread(values: Mapping[str, Any] | None, digits: int = 1) -> str:
     middle = f"{values['mean']:.{digits}f}"
     deviation = values["standard_deviation"]
     return middle if deviation is None else f"{middle} ± {deviation:.{digits}f}"
+
+
+def _each(texts: Iterable[str]) -> str:
+    """Of seeds that differ in it, each one's."""
+    return " / ".join(dict.fromkeys(texts))
 
 
 def _weights(cost: Mapping[str, Any]) -> str:
@@ -184,15 +196,15 @@ def paired_table(found: Contents) -> Table | None:
     for entry in paired["entries"]:
         place = [entry["label"], *[axis(entry) for axis in axes.values()]]
         between = entry["between_seeds"]
-        notes = "; ".join(entry["notes"])
-        if entry["tasks"] < entry["of_tasks"]:
-            notes = f"{entry['tasks']} of {entry['of_tasks']} tasks. {notes}"
-        if entry["pooled"] is None or len(entry["seeds"]) != 1:
+        notes = entry["notes"]
+        if len(entry["seeds"]) != 1:
             apart = "" if between is None else _deviation(between)
-            rows.append([*place, "pooled", *_interval(entry["pooled"]), apart, notes])
+            rows.append([*place, "pooled", *_interval(entry["pooled"]), apart, "; ".join(notes)])
         for seed in entry["seeds"]:
-            told = notes if len(entry["seeds"]) == 1 else ""
-            rows.append([*place, str(seed["seed"]), *_interval(seed), "", told])
+            few = seed["tasks"] < entry["of_tasks"]
+            told = [f"{seed['tasks']} of {entry['of_tasks']} tasks"] if few else []
+            told += notes if len(entry["seeds"]) == 1 else []
+            rows.append([*place, str(seed["seed"]), *_interval(seed), "", "; ".join(told)])
     interval = f"{paired['interval']}% interval"
     return Table(
         title=f"Paired differences from {paired['baseline']} ({paired['resamples']} resamples)",
@@ -250,16 +262,16 @@ def published_table(found: Contents) -> Table | None:
     if entries is None:
         return None
     names = [name for name in SHORT if any(name in entry["metrics"] for entry in entries)]
-    sources = list(dict.fromkeys((entry["source"], entry["read_from"]) for entry in entries))
+    sources = list(dict.fromkeys(_source(entry) for entry in entries))
     rows = [
         [
             *(entry["method"], entry["model"], entry["benchmark"], entry["orders"]),
             *[_number(entry["metrics"].get(name)) for name in names],
-            f"[{sources.index((entry['source'], entry['read_from'])) + 1}]",
+            f"[{sources.index(_source(entry)) + 1}]",
         ]
         for entry in entries
     ]
-    told = "; ".join(f"[{i}] {name} (from {read})" for i, (name, read) in enumerate(sources, 1))
+    told = "; ".join(f"[{i}] {source}" for i, source in enumerate(sources, 1))
     benchmarks = " and ".join(found["benchmarks"])
     return Table(
         title="PUBLISHED by others, not measured here",
@@ -269,7 +281,13 @@ def published_table(found: Contents) -> Table | None:
         if entries
         else f"Nothing published is on record for {benchmarks} in these orders.",
         words=4,
+        ours=False,
     )
+
+
+def _source(entry: Mapping[str, Any]) -> str:
+    unchecked = "".join(f"; definition of {SHORT[n]} not checked" for n in entry["unchecked"])
+    return f"{entry['source']} (from {entry['read_from']}{unchecked})"
 
 
 def runs_table(found: Contents) -> Table:
@@ -304,7 +322,7 @@ def show_comparison(found: Contents, console: RunConsole) -> None:
         console.say(titled(title, found))
         console.console.print(_task_table(found))
     for table in (summary_table(found), *further_tables(found)):
-        console.say(titled(table.title, found))
+        console.say(_title(table, found))
         shown = RichTable(box=None, padding=(0, 2))
         for place, name in enumerate(table.header):
             justify: Any = "left" if place < table.words else "right"
@@ -367,7 +385,7 @@ def markdown_page(found: Contents) -> str:
     """All tables, each with its title and how to read it."""
     parts = []
     for table in (summary_table(found), *further_tables(found)):
-        parts += [f"**{titled(table.title, found)}**", _markdown(table) if table.rows else ""]
+        parts += [f"**{_title(table, found)}**", _markdown(table) if table.rows else ""]
         parts.append(table.note)
     parts += [f"{name} = `{formula}`" for name, formula in found["formulas"].items()]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -409,12 +427,13 @@ def latex(found: Contents) -> str:
 
 
 def _latex(table: Table, found: Contents) -> str:
+    """The {} keeps a row that begins with [ or * from being an option of the line before."""
     columns = "l" * table.words + "r" * (len(table.header) - table.words)
-    rows = [f"{' & '.join(latex_text(cell) for cell in cells)} \\\\" for cells in table.rows]
+    rows = [f"{{}}{' & '.join(latex_text(cell) for cell in cells)} \\\\" for cells in table.rows]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{latex_text(titled(table.title, found))}. {latex_text(table.note)}}}",
+            rf"\caption{{{latex_text(_title(table, found))}. {latex_text(table.note)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
             f"{' & '.join(latex_text(cell) for cell in table.header)} \\\\",

@@ -280,6 +280,26 @@ def test_without_a_reference_of_the_seed_fwt_is_absent(tmp_path: Path) -> None:
     assert rows["plain"][HEADER.index("FWT")] == ""
 
 
+def test_a_reference_of_another_protocol_supplies_no_fwt(tmp_path: Path) -> None:
+    folder(tmp_path / "a", seeded("plain", 1, [80], [40, 60]))
+    folder(tmp_path / "b", seeded("plain", 1, [80], [40, 60], epochs=9))
+    folder(tmp_path / "c", seeded("own", 1, [85], [85, 75], epochs=9, **REFERENCE))
+    found = contents(read_runs([tmp_path], show_differences=True))
+    rows = {row[0]: row[HEADER.index("FWT")] for row in summary(found)}
+    assert rows == {"plain [A]": "", "plain [B]": "-10.0", "own [B]": ""}
+
+
+def test_two_references_that_scored_differently_supply_no_fwt(tmp_path: Path) -> None:
+    folder(tmp_path / "a", seeded("plain", 1, [80], [40, 60]))
+    for place, end in enumerate(([85, 75], [85, 75], [85, 70])):
+        settings = {**REFERENCE["method_settings"], "place": place}
+        folder(tmp_path / str(place), seeded("own", 1, [85], end, method_settings=settings))
+        found = contents(read_runs([tmp_path]))
+        fwt = {row[0]: row[HEADER.index("FWT")] for row in summary(found)}["plain"]
+        assert fwt == ("" if place == 2 else "-10.0")
+        assert ("No FWT where several references" in "".join(found["notes"])) == (place == 2)
+
+
 def test_tasks_learnt_at_once_have_no_way_only_an_end(tmp_path: Path) -> None:
     joint = record("joint")
     joint["score_matrix"] = [[55.0, 66.0]]
@@ -337,6 +357,42 @@ def test_a_class_tells_runs_apart_where_nothing_else_does(tmp_path: Path) -> Non
     labels = [group.label for group in read_runs(runs)]
     assert len(set(labels)) == 3
     assert "units._target_=matrix" in labels[1]
+
+
+def test_two_methods_never_share_a_label(tmp_path: Path) -> None:
+    """The argument tells more plainly than the class, but the first two have the same one."""
+    for place, (name, strength) in enumerate((("P", 1), ("Q", 1), ("P", 2))):
+        settings = {"part": {"_target_": name, "strength": strength}}
+        folder(tmp_path / str(place), record("m", method_settings=settings))
+    assert [group.label for group in read_runs([tmp_path])] == [
+        "m (part._target_=P, part.strength=1)",
+        "m (part._target_=Q, part.strength=1)",
+        "m (part.strength=2)",
+    ]
+
+
+def test_a_setting_that_is_null_is_not_one_that_is_absent(tmp_path: Path) -> None:
+    for place, settings in enumerate(({"memory": None}, {})):
+        folder(tmp_path / str(place), record("m", method_settings=settings))
+    labels = [group.label for group in read_runs([tmp_path])]
+    assert labels == ["m (memory=None)", "m (memory=absent)"]
+
+
+def test_costs_that_differ_between_seeds_are_all_told(tmp_path: Path) -> None:
+    for seed, rows in ((1, 4), (2, 7), (3, 4)):
+        run = seeded("kept", seed, [80], [40, 60])
+        run["cost"] |= {"memory_rows": rows, "learnt_weights": 1000 * rows}
+        folder(tmp_path / str(seed), run)
+    (row,) = summary(contents(read_runs([tmp_path])))
+    assert row[HEADER.index("memory rows")] == "4 / 7"
+    assert row[HEADER.index("trained weights")] == "1,000 (4,000 kept) / 1,000 (7,000 kept)"
+
+
+@pytest.mark.parametrize("results", [{}, [], {"protocol": None}])
+def test_results_of_something_else_are_named(results: Any, tmp_path: Path) -> None:
+    folders = [folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", results)]
+    with pytest.raises(UserError, match=r"with its protocol, in .*b/results\.json"):
+        read_runs(folders)
 
 
 def test_settings_tell_more_plainly_than_their_class(tmp_path: Path) -> None:

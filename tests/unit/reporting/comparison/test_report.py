@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -17,7 +18,6 @@ from kif_lightning.reporting.comparison import (
     contents,
     markdown,
     read_runs,
-    rebuild,
     report,
     write_comparison,
 )
@@ -25,6 +25,7 @@ from kif_lightning.reporting.comparison.figures import FIGURES, drawn
 from kif_lightning.reporting.comparison.published import TABLE, published_results
 from kif_lightning.reporting.comparison.tables import latex, latex_text, markdown_page, summary
 from kif_lightning.reporting.figures.style import styled
+from kif_lightning.storage import read_json
 from tests.helpers.compared_runs import compared_run
 
 HOSTILE = "<script>alert(1)</script>|a_b & 100% $x$ {~^\\#}"
@@ -102,28 +103,26 @@ def test_hostile_names_stay_text(written: Path) -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in cells if " ± " in line} >= {13}
 
 
-def test_stand_ins_are_told_on_every_table(written: Path) -> None:
+def test_stand_ins_are_told_on_every_table_of_ours_and_on_no_published_one(written: Path) -> None:
     told = "on stand-in data and stand-in model"
     assert told in (written / "comparison.html").read_text()
     captions = re.findall(r"\\caption\{(.*)\}", (written / "table.tex").read_text())
     assert len(captions) == 4
-    assert all(told in caption for caption in captions)
+    assert [told in caption for caption in captions] == [True, True, True, False]
+    assert captions[3].startswith("PUBLISHED by others, not measured here. ")
     titles = re.findall(r"^\*\*(.*)\*\*$", (written / "table.md").read_text(), re.MULTILINE)
     assert len(titles) == 4
-    assert all(told in title for title in titles)
+    assert [told in title for title in titles] == [True, True, True, False]
 
 
 def test_everything_can_be_made_again_from_the_numbers(
     written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "OTHER_FORMATS", ())
-    rebuild(written / "comparison.json", tmp_path / "again")
+    write_comparison(read_json(written / "comparison.json"), tmp_path / "again")
     again, first = files(tmp_path / "again"), files(written)
     assert len(again) == len(FIGURES) + 5
     assert again == {name: first[name] for name in again}
-    (tmp_path / "old.json").write_text('{"schema_version": 0}')
-    with pytest.raises(UserError, match=r"of version 1, got version 0"):
-        rebuild(tmp_path / "old.json", tmp_path / "again")
 
 
 def test_means_are_within_a_backbone_and_an_order(runs: Path) -> None:
@@ -231,6 +230,15 @@ def test_latex_rows_have_as_many_cells_as_columns(written: Path) -> None:
         assert {len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows} == {len(columns)}
 
 
+@pytest.mark.parametrize("name", ["[a] b", "*b"])
+def test_a_latex_row_is_no_option_of_the_line_before(name: str, tmp_path: Path) -> None:
+    for method in ("plain", name):
+        compared_run(tmp_path / method, {"one": [50.0]}, method=method)
+    text = latex(contents(read_runs([tmp_path])))
+    assert f"\n{{}}{name} &" in text
+    assert not re.search(r"\n[\[*]", text)
+
+
 def test_published_results_stand_apart_with_their_source() -> None:
     found = published_results(["long_sequence"], ["order1"])
     by_source = {(f["source"][:8], f["method"]): f for f in found}
@@ -239,6 +247,14 @@ def test_published_results_stand_apart_with_their_source() -> None:
     }  # fmt: skip
     assert "secondary copy" in by_source["GainLoRA", "O-LoRA"]["read_from"]
     assert by_source["Recurren", "MIGU"]["metrics"] == {"average_performance": 76.5}
+    assert published_results(["long_sequence"], ["own"]) == [], "it may hold any tasks"
+    drawn = published_results(["long_sequence"], ["random_7"])
+    assert drawn == [f for f in found if f["orders"] == "not told"] != []
+    few = published_results(["long_sequence"], ["standard1"])
+    assert {f["orders"] for f in few} == {
+        "standard1, standard2, standard3",
+        "the 4 tasks of the standard orders",
+    }
     assert not any("standard" in f["orders"] or "4 tasks" in f["orders"] for f in found)
     assert all(f["source"] and f["model"] and f["read_from"] for f in found)
     assert {f["orders"] for f in published_results(["superni"], ["order2"])} == {
@@ -258,6 +274,41 @@ def test_a_published_result_enters_no_ranking(tmp_path: Path) -> None:
     page = markdown_page(with_them)
     assert "**PUBLISHED by others, not measured here**" in page
     assert "arXiv 2502.17510" in page
+    secondary = "from a secondary copy: look it up before citing"
+    assert f"OA-Adapter ({secondary}; definition of BWT not checked)" in page
+    assert f"FOREVER (3 seeds) ({secondary})" in page
+
+
+def figure(name: str, found: Any) -> Any:
+    with styled():
+        picture = drawn(next(figure for figure in FIGURES if figure.name == name), found)
+        assert picture is not None
+        picture.draw_without_rendering()
+        return picture
+
+
+def test_a_backbone_whose_methods_share_no_order_is_told(tmp_path: Path) -> None:
+    orders = {"first": ("one", "two"), "second": ("two", "one")}
+    runs = [("plain", "small", "first"), ("other", "small", "second")]
+    runs += [(method, "large", "first") for method in ("plain", "other")]
+    for place, (method, backbone, order) in enumerate(runs):
+        rows = {task: [50.0] for task in orders[order]}
+        more = {"method": method, "backbone": backbone, "order_name": order}
+        compared_run(tmp_path / str(place), rows, **more)
+    (axes,) = figure("average_performance_by_backbone", contents(read_runs([tmp_path]))).axes
+    told = [text.get_text() for text in axes.texts]
+    assert any("not drawn: small, no order of all its methods" in text for text in told)
+
+
+def test_a_heat_map_of_many_tasks_counts_them_from_one(tmp_path: Path) -> None:
+    for method in ("plain", "other"):
+        rows = {f"task{n}": [50.0] for n in range(60)}
+        compared_run(tmp_path / method, rows, method=method, answers=False)
+    picture = figure("final_scores_by_task", contents(read_runs([tmp_path])))
+    ticks = [label.get_text() for label in picture.axes[0].get_xticklabels()]
+    assert ticks == ["1", "10", "20", "30", "40", "50", "60"]
+    label = picture.axes[1].yaxis.label.get_window_extent()
+    assert 0 <= label.y0 < label.y1 <= picture.bbox.height, "nothing of it is cut off"
 
 
 def test_a_figure_of_an_earlier_comparison_is_not_left(

@@ -12,6 +12,7 @@ import pytest
 from kif_lightning.errors import UserError
 from kif_lightning.reporting.comparison import contents, read_runs
 from kif_lightning.reporting.comparison.statistics import paired_bootstrap, spread
+from kif_lightning.reporting.comparison.tables import paired_table
 from tests.helpers.compared_runs import compared_run
 
 
@@ -31,7 +32,7 @@ def test_two_tasks_by_hand(tmp_path: Path) -> None:
     (seed,) = entry["seeds"]
     assert seed["difference"] == 37.5 == entry["pooled"]["difference"]
     assert seed["low"] < 37.5 < seed["high"]
-    assert (entry["tasks"], entry["of_tasks"], entry["notes"]) == (2, 2, [])
+    assert (seed["tasks"], entry["of_tasks"], entry["notes"]) == (2, 2, [])
     assert entry["between_seeds"]["standard_deviation"] is None, "of one seed it is not known"
 
 
@@ -50,7 +51,7 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
     """Against drawing the rows themselves, and the normal law of large samples."""
     draw = np.random.default_rng(3)
     tasks = [draw.choice([-100.0, 0.0, 100.0], size=n, p=[0.1, 0.6, 0.3]) for n in (200, 400)]
-    found = paired_bootstrap([[task] for task in tasks], resamples=4000)
+    found = paired_bootstrap([task[None] for task in tasks], resamples=4000)
     by_rows = np.mean(
         [task[draw.integers(0, len(task), (4000, len(task)))].mean(1) for task in tasks], axis=0
     )
@@ -59,26 +60,26 @@ def test_the_interval_is_that_of_resampled_rows() -> None:
     error = np.sqrt(sum(task.var() / len(task) for task in tasks)) / len(tasks)
     half = NormalDist().inv_cdf(0.975) * error
     assert found.high - found.difference == pytest.approx(half, abs=0.4)
-    assert found == paired_bootstrap([[task] for task in tasks], resamples=4000), "seeded"
+    assert found == paired_bootstrap([task[None] for task in tasks], resamples=4000), "seeded"
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     draw = np.random.default_rng(0)
     covered = 0
     for number in range(300):
-        tasks = [[draw.choice([-100.0, 0.0, 100.0], size=80, p=[0.2, 0.5, 0.3])] for _ in "ab"]
+        tasks = [draw.choice([-100.0, 0.0, 100.0], size=(1, 80), p=[0.2, 0.5, 0.3]) for _ in "ab"]
         found = paired_bootstrap(tasks, resamples=400, seed=number)
         covered += found.low <= 10 <= found.high
     assert 0.9 < covered / 300 < 0.98
 
 
 def test_many_distinct_scores_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = np.linspace(-50, 70, 101)
-    whole = paired_bootstrap([[rows]], resamples=500)
+    rows = np.linspace(-50, 70, 101)[None]
+    whole = paired_bootstrap([rows], resamples=500)
     from kif_lightning.reporting.comparison import statistics
 
     monkeypatch.setattr(statistics, "MOST_NUMBERS", 1000)
-    assert paired_bootstrap([[rows]], resamples=500) == whole
+    assert paired_bootstrap([rows], resamples=500) == whole
     assert whole.difference == pytest.approx(10)
 
 
@@ -105,8 +106,46 @@ def test_seeds_with_rows_of_their_own_are_resampled_apart(tmp_path: Path) -> Non
     assert entry["pooled"]["difference"] == 30
     # sd of the mean of two independent means: sqrt(16 + 24) / 2 = 3.16.
     assert entry["pooled"]["high"] - entry["pooled"]["low"] == pytest.approx(4 * 3.16, abs=1.2)
-    assert entry["notes"] == ["each seed has other test rows: resampled apart"]
+    assert entry["notes"] == [
+        "seeds have test rows of their own: the sd between seeds holds the choice of rows too"
+    ]
     assert entry["between_seeds"]["standard_deviation"] == pytest.approx(14.142, abs=1e-3)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.5])
+def test_a_row_that_seeds_share_is_drawn_once_for_all_of_them(share: float) -> None:
+    """Seeds that win on the same rows and see a part of them each: drawn rows are what varies."""
+    draw = np.random.default_rng(1)
+    rows = np.tile(np.repeat([100.0, 0.0], [30, 70]), (3, 1))
+    for seed in rows:
+        seed[draw.permutation(100)[: round(100 - 100 * share)]] = np.nan
+    found = paired_bootstrap([rows])
+    picked = rows[:, draw.integers(0, 100, (2000, 100))]
+    expected = np.percentile(np.nanmean(picked, axis=2).mean(axis=0), [2.5, 97.5])
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.8)
+    assert found.high - found.low > 15, "of the shared rows alone: 4 * sqrt(0.3 * 0.7 * 100) = 18"
+
+
+def test_a_seed_of_which_no_row_is_drawn_has_no_say() -> None:
+    rows = np.array([[0.0, np.nan], [np.nan, 100.0]])
+    found = paired_bootstrap([rows])
+    assert (found.difference, found.low, found.high) == (50, 0, 100)
+
+
+def test_seeds_over_other_tasks_have_no_spread(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        compared_run(tmp_path / f"a{seed}", {"one": [0, 0], "two": [0, 0]}, seed=seed)
+        rows = {"one": [100, 0], "two": [0, 0]}
+        compared_run(tmp_path / f"b{seed}", rows, seed=seed, method="better")
+    (tmp_path / "b2" / "predictions" / "after_02_two__on_02_two.jsonl").unlink()
+    found = contents(read_runs([tmp_path]), baseline="plain")
+    (entry,) = found["paired"]["entries"]
+    assert [seed["difference"] for seed in entry["seeds"]] == [25, 50]
+    assert entry["pooled"] is entry["between_seeds"] is None
+    told = "seed 2: two left out: no answers kept; seeds have other tasks: not pooled"
+    table = paired_table(found)
+    assert table is not None
+    assert [row[-1] for row in table.rows] == [told, "", "1 of 2 tasks"]
 
 
 def test_what_cannot_be_paired_is_left_out_and_told(tmp_path: Path) -> None:
@@ -119,11 +158,12 @@ def test_what_cannot_be_paired_is_left_out_and_told(tmp_path: Path) -> None:
     compared_run(tmp_path / "e", {"one": [9, 9], "two": [9, 9]}, method="alone", seed=5)
     told = {entry["label"]: entry for entry in entries(tmp_path)}
     assert told["graded"]["seeds"][0]["difference"] == 50
-    assert told["graded"]["tasks"] == 1
-    why = "two left out: the task's score is not the mean of its rows' scores"
+    assert told["graded"]["seeds"][0]["tasks"] == 1
+    why = "seed 1: two left out: the task's score is not the mean of its rows' scores"
     assert told["graded"]["notes"] == [why]
-    assert told["mute"]["notes"] == ["one, two left out: no answers kept"]
-    assert told["other"]["notes"] == ["one, two left out: other test rows than the baseline's"]
+    assert told["mute"]["notes"] == ["seed 1: one, two left out: no answers kept"]
+    why = "seed 1: one, two left out: other test rows than the baseline's"
+    assert told["other"]["notes"] == [why]
     assert told["alone"]["notes"] == ["seed 5: no baseline of it with this backbone and order"]
     assert all(told[name]["pooled"] is None for name in ("mute", "other", "alone"))
 
