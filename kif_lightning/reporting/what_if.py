@@ -60,7 +60,7 @@ def show_what_if(
     title = f"Boundary {len(names)} ({names[-1]}) fused again: {LABEL} (percent)"
     table = Table(title=stamped(title, stand_ins), title_justify="left", box=None, padding=(0, 1))
     table.add_column("fusion", no_wrap=True)
-    for name in ("mean", "old tasks", "new task", "share of the past", "entropy"):
+    for name in ("average", "old tasks", "new task", "share of the past", "entropy"):
         table.add_column(name, justify="right", no_wrap=True)
     shown = names if len(names) <= MOST_COLUMNS else ()
     for number in range(1, len(shown) + 1):
@@ -70,7 +70,7 @@ def show_what_if(
         table.add_row("(as measured by the run)", *[""] * 5, *(cells if shown else ()))
     for answer in answers:
         mark = " (the run's own)" if answer["settings"] == original else ""
-        means = [f"{answer[key]:.2f}" for key in ("mean", "old_mean", "new")]
+        means = [f"{answer[key]:.2f}" for key in ("average", "old_mean", "new")]
         weights = [f"{answer[key]:.3f}" for key in ("mean_weight", "entropy")]
         scores = [f"{score:.1f}" for score in answer["scores"]] if shown else []
         table.add_row(words(answer["settings"]) + mark, *means, *weights, *scores)

@@ -65,7 +65,7 @@ class Book:
         self.answers[way.key] = {
             "settings": way.settings,
             "scores": list(scores),
-            "mean": sum(scores) / len(scores),
+            "average": sum(scores) / len(scores),
             "old_mean": sum(scores[:-1]) / (len(scores) - 1),
             "new": scores[-1],
             "mean_weight": float(share.mean()),

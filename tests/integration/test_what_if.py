@@ -198,7 +198,7 @@ def test_small_and_large_tau_and_the_mean_by_hand(run: Path, loaded: list[State]
     assert told[3]["entropy"] == pytest.approx(1.0)
     for answer in told:
         scores = answer["scores"]
-        assert answer["mean"] == pytest.approx(sum(scores) / 3)
+        assert answer["average"] == pytest.approx(sum(scores) / 3)
         assert answer["old_mean"] == pytest.approx(sum(scores[:2]) / 2)
         assert answer["new"] == scores[2]
 

@@ -162,7 +162,7 @@ def _versus_single(run: Run, single: Single) -> float | None:
 
 def rank(group: Mapping[str, Any]) -> float:
     """The best first; last those without an average, as the scores at the end were not measured."""
-    return -group["metrics"][AP]["mean"] if AP in group["metrics"] else inf
+    return -group["metrics"][AP]["average"] if AP in group["metrics"] else inf
 
 
 def _formulas(groups: Sequence[Mapping[str, Any]], reference: bool) -> dict[str, str]:
@@ -198,7 +198,7 @@ def _order_study(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for group in groups:
         if AP in group["metrics"]:
             key = (group["backbone"], group["label"])
-            means.setdefault(key, {})[group["order"]] = group["metrics"][AP]["mean"]
+            means.setdefault(key, {})[group["order"]] = group["metrics"][AP]["average"]
     return [
         {"backbone": backbone, "label": label, "orders": found, **spread(list(found.values()))}
         for (backbone, label), found in means.items()

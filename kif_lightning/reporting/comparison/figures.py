@@ -124,7 +124,7 @@ def final_dots(found: Contents) -> Figure | None:
             values = [run["metrics"][AP] for run in group["runs"]]
             told = group["metrics"][AP]
             axes.errorbar(
-                told["mean"], place, xerr=told["standard_deviation"], color="black",
+                told["average"], place, xerr=told["standard_deviation"], color="black",
                 marker="|", markersize=13, markeredgewidth=2, capsize=3, linewidth=1, zorder=2,
             )  # fmt: skip
             axes.plot(
@@ -199,8 +199,8 @@ def bars_by_backbone(found: Contents) -> Figure | None:
 def _bar(values: Sequence[Mapping[str, Any]]) -> tuple[float, float | None, int]:
     """Height, whisker and n: over orders where there are several, else over seeds."""
     if len(values) == 1:
-        return values[0]["mean"], values[0]["standard_deviation"], values[0]["n"]
-    means = [value["mean"] for value in values]
+        return values[0]["average"], values[0]["standard_deviation"], values[0]["n"]
+    means = [value["average"] for value in values]
     return mean(means), stdev(means), len(means)
 
 
@@ -358,13 +358,13 @@ def order_study(found: Contents) -> Figure | None:
     study = found["order_study"]
     if not study:
         return None
-    study = sorted(study, key=lambda entry: (entry["backbone"], -entry["mean"]))
+    study = sorted(study, key=lambda entry: (entry["backbone"], -entry["average"]))
     several = len({entry["backbone"] for entry in study}) > 1
     figure = new_figure(6 + _room(entry["label"] for entry in study), 1.2 + 0.32 * len(study))
     axes = figure.subplots()
     for place, entry in enumerate(study):
         axes.plot([entry["smallest"], entry["largest"]], [place] * 2, color="0.6", zorder=1)
-        axes.plot(entry["mean"], place, "|", color="black", markersize=13, markeredgewidth=2)
+        axes.plot(entry["average"], place, "|", color="black", markersize=13, markeredgewidth=2)
     for number, name in enumerate(found["orders"]):
         points = [(e["orders"][name], y) for y, e in enumerate(study) if name in e["orders"]]
         if points:

@@ -97,7 +97,7 @@ def _resampled_means(
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Mean, sample standard deviation (None for one value), smallest, largest, number."""
     return {
-        "mean": mean(values),
+        "average": mean(values),
         "standard_deviation": stdev(values) if len(values) > 1 else None,
         "smallest": min(values),
         "largest": max(values),

@@ -242,14 +242,14 @@ def order_table(found: Contents) -> Table | None:
         [
             *(study["backbone"], study["label"]),
             *[f"{study['orders'][n]:.1f}" if n in study["orders"] else "" for n in names],
-            *(f"{study[key]:.1f}" for key in ("mean", "smallest", "largest")),
+            *(f"{study[key]:.1f}" for key in ("average", "smallest", "largest")),
             f"{study['standard_deviation']:.1f}",
         ]
         for study in found["order_study"]
     ]
     return Table(
         title="Order study: AP by order, percent",
-        header=["backbone", "method", *names, "mean", "min", "max", "sd over orders"],
+        header=["backbone", "method", *names, "average", "min", "max", "sd over orders"],
         rows=rows,
         note="Seeds are averaged within an order first; the deviation is between those averages.",
         words=2,

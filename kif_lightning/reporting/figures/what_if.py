@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from kif_lightning.reporting.figures.style import line_style, new_figure, say_stand_ins, short
 from kif_lightning.reporting.what_if import LABEL, Answer, Settings, words
 
-SERIES = {"mean": "mean of all learnt", "old_mean": "mean of old tasks", "new": "new task"}
+SERIES = {"average": "mean of all learnt", "old_mean": "mean of old tasks", "new": "new task"}
 LOG_FROM = 20
 """Ratio of the largest to the smallest value from which the axis is logarithmic."""
 

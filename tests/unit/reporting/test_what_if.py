@@ -22,7 +22,7 @@ def answer(scores: tuple[float, ...] = (10.0, 30.0, 50.0), **settings: Any) -> d
     return {
         "settings": {**OWN, **settings},
         "scores": list(scores),
-        "mean": sum(scores) / len(scores),
+        "average": sum(scores) / len(scores),
         "old_mean": sum(scores[:-1]) / (len(scores) - 1),
         "new": scores[-1],
         "mean_weight": 0.25,

@@ -136,7 +136,7 @@ def test_means_are_within_a_backbone_and_an_order(runs: Path) -> None:
     for group in found["groups"]:
         gain = 0 if group["label"] == "plain" else 10
         # (50 + seed + 20) / 2: 35.5 and 36 for the seeds 1 and 2
-        assert group["metrics"]["average_performance"]["mean"] == 35.75 + gain
+        assert group["metrics"]["average_performance"]["average"] == 35.75 + gain
     assert found["by_backbone"]["optim.lr"] == {"small": "1", "large": "2"}
     study = {(s["backbone"], s["label"]): s for s in found["order_study"]}
     assert study["large", "plain"]["orders"] == {"from_one": 35.75, "from_two": 35.75}
@@ -349,7 +349,7 @@ def test_two_hundred_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     found = contents(read_runs([tmp_path / "runs"]))
     assert len(found["groups"]) == 40
     best = next(g for g in found["groups"] if g["label"] == "m19")
-    assert best["metrics"]["average_performance"]["mean"] == 19 + 2
+    assert best["metrics"]["average_performance"]["average"] == 19 + 2
     write_comparison(found, tmp_path / "out")
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 201
     lines = (tmp_path / "out" / "figures" / "average_as_tasks_arrive.svg").read_text()
