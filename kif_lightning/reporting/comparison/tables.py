@@ -121,7 +121,7 @@ def summary_table(found: Contents) -> Table:
 def _spread(values: Mapping[str, Any] | None, digits: int = 1) -> str:
     if values is None:
         return ""
-    middle = f"{values['mean']:.{digits}f}"
+    middle = f"{values['average']:.{digits}f}"
     deviation = values["standard_deviation"]
     return middle if deviation is None else f"{middle} ± {deviation:.{digits}f}"
 
