@@ -132,7 +132,7 @@ def final_dots(found: Contents) -> Figure | None:
                 linestyle="", zorder=3,
             )  # fmt: skip
             axes.annotate(
-                f"{told['mean']:.1f}  n={told['n']}", (1.01, place),
+                f"{told['average']:.1f}  n={told['n']}", (1.01, place),
                 xycoords=("axes fraction", "data"), va="center", fontsize=7,
             )  # fmt: skip
         _methods_on_y(axes, [group["label"] for group in groups])
