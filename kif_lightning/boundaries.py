@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from lightning.pytorch import Callback
@@ -74,17 +74,23 @@ def require_kept(
     )
 
 
-def keep_next(boundary: Mapping[str, Callback], run: Path, task_index: int, task: str) -> None:
-    """Let the fusion of the task that begins be kept; the first task is not fused."""
-    if not boundary:
-        return
-    _, fusion = fusion_of(boundary)
-    fusion.keep = partial(_keep, run / FOLDER / folder_name(task_index + 1, task))
+class Keeping:
+    """Keeps the fusion of the task that begins, if there is one; the first task is not fused."""
 
+    def __init__(
+        self, boundary: Mapping[str, Callback], run: Path, task_index: int, task: str
+    ) -> None:
+        self.folder = run / FOLDER / folder_name(task_index + 1, task)
+        self.seconds = 0.0
+        """It took; they are not the method's."""
+        if boundary:
+            fusion_of(boundary)[1].keep = self._keep
 
-def _keep(folder: Path, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
-    state = {"before": dict(before), "after": dict(after)}
-    ranks.on_first(lambda: save_state(folder, state))
+    def _keep(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        started = time.perf_counter()
+        state = {"before": dict(before), "after": dict(after)}
+        ranks.on_first(lambda: save_state(self.folder, state))
+        self.seconds += time.perf_counter() - started
 
 
 def folder_name(number: int, task: str) -> str:

@@ -91,14 +91,17 @@ def run_cell(
             results = run(config, console, interruption)
             if interruption.requested is None or not others_follow:
                 return results
-            stopped = "Stopped after a whole run"  # the request came while its report was made
+            # It came while the report was made. Not passed on: a job would begin again for nothing.
+            console.say(
+                f"Stopped after a whole run: {run_path(config)} (exit status {EXIT_STATUS}). The "
+                "same command goes on with the cells that are left, if any."
+            )
         except Interrupted:
-            stopped = "Stopped before its end"
-        console.say(
-            f"{stopped}: {run_path(config)}. The same command goes on from there (exit status "
-            f"{EXIT_STATUS})."
-        )
-        interruption.pass_on()
+            console.say(
+                f"Stopped before its end: {run_path(config)}. The same command goes on from there "
+                f"(exit status {EXIT_STATUS})."
+            )
+            interruption.pass_on()
         sys.exit(EXIT_STATUS if ranks.is_first() else 0)
 
 

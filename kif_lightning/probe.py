@@ -95,6 +95,11 @@ class Probe:
         return {self.task.name: dict(self.task.sha256)}
 
 
+def of_tasks(data_sha256: Mapping[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """What a run's state notes of its tasks' data, without the probe's: that has no splits."""
+    return {name: sha256 for name, sha256 in data_sha256.items() if "rows" not in sha256}
+
+
 def bundled_probe(
     *, name: str, metric: str = "exact_match", rows: int | None = 64, seed: int = 1
 ) -> Probe:
@@ -227,7 +232,7 @@ def _loader(data: ContinualDataModule, task: Task) -> DataLoader[Any]:
 
 
 def _stand_ins(runner: StreamRunner, probe: Probe) -> list[str]:
-    return [*runner.parts.stand_ins, *([STAND_IN_PROBE] if probe.stand_in else [])]
+    return [*runner.parts.stand_in_parts, *([STAND_IN_PROBE] if probe.stand_in else [])]
 
 
 def _check_ids(ids: Sequence[str], file: str | Path) -> None:

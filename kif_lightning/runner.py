@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from kif_lightning import ranks
 from kif_lightning.assembly import Parts
 from kif_lightning.backbones.ranking import require_any_mask
 from kif_lightning.batches import ELSEWHERE, PASS_OVERHEAD
-from kif_lightning.boundaries import keep_next, require_kept
+from kif_lightning.boundaries import Keeping, require_kept
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
 from kif_lightning.datamodule import ContinualDataModule
@@ -372,6 +372,7 @@ class StreamRunner:
         label: str,
         folder: Path,
         scored: Callable[[int, float], None],
+        stamp: Mapping[str, Any] | None = None,
     ) -> None:
         """Score the present model on the test rows of each task; changes nothing of the run.
 
@@ -380,6 +381,7 @@ class StreamRunner:
             label: says which model, in the progress bar and the file names.
             folder: of the predictions.
             scored: called with a task's index and its score in percent as soon as it is known.
+            stamp: added to every prediction, beside what only stands for something real.
         """
         stand_ins = self.parts.stand_ins
 
@@ -392,7 +394,7 @@ class StreamRunner:
             tasks=[self.tasks[i] for i in left],
             new_score=self.parts.new_score,
             path=predictions,
-            stamp={"stand_ins": stand_ins} if stand_ins else {},
+            stamp={**(stamp or {}), **({"stand_ins": stand_ins} if stand_ins else {})},
             scored=lambda place, score: scored(left[place], score),
             interruption=self.interruption,
         )
@@ -442,8 +444,9 @@ class StreamRunner:
         started = time.perf_counter()
         self.begin_task(task_index)
         parts = self.parts
+        keeping: Keeping | None = None
         if self.options.keep_boundaries:
-            keep_next(parts.boundary, self.folder.path, task_index, task.name)
+            keeping = Keeping(parts.boundary, self.folder.path, task_index, task.name)
         selection = {"selection": parts.selection} if parts.selection else {}
         method: dict[str, Callback] = {**parts.gradient, **selection, **parts.boundary}
         # Lightning would write weights that are spread with pickle, in files of its own.
@@ -467,13 +470,17 @@ class StreamRunner:
         if parts.memory is not None:
             parts.memory.keep(task)
         bounded = time.perf_counter()
-        # Callbacks that fuse at the fit's end did so within it.
-        within = 0.0 if replay_steps is not None else boundaries
+        kept = keeping.seconds if keeping else 0.0
         seconds = {
-            "train": checkpoint.seconds + fitted - checkpoint.started - within,
-            "boundary": bounded - fitted + within,
+            "train": checkpoint.seconds + fitted - checkpoint.started,
+            "boundary": bounded - fitted,
             "evaluate": 0.0,
         }
+        if replay_steps is None:  # callbacks that fuse at the fit's end did so within it
+            seconds["train"] -= boundaries + kept
+            seconds["boundary"] += boundaries
+        else:
+            seconds["boundary"] -= kept
         record = self._phase_record(task, seconds)
         outer = [c for c in parts.boundary.values() if isinstance(c, TakesOuterSteps)]
         record["replay_steps"] = (replay_steps or 0) + sum(c.outer_steps for c in outer)
@@ -590,7 +597,7 @@ class StreamRunner:
             boundary = callback.boundary
             seconds += boundary.seconds
             path = self.folder.path / "importance" / f"{task_index + 1:02d}_{task.name}_{name}.json"
-            record = boundary_record(task.name, asdict(boundary), self.parts.stand_ins)
+            record = boundary_record(task.name, asdict(boundary), self.parts.stand_in_parts)
             ranks.on_first(partial(write_json, path, record))
             if boundary.classes is not None and boundary.weight is not None:
                 kinds = {c: boundary.classes.count(c) for c in sorted(set(boundary.classes))}
@@ -607,7 +614,7 @@ class StreamRunner:
         path = self.folder.path / "curves" / f"{task_index + 1:02d}_{task.name}.json"
         record = {
             "task": task.name,
-            "stand_ins": self.parts.stand_ins,
+            "stand_ins": self.parts.stand_in_parts,
             "first_step": self.state.logged_steps + 1,
             "loss": losses,
         }

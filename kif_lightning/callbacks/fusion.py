@@ -69,7 +69,8 @@ class KnowledgeFusion(Callback):
         """The partition of the present task's weights."""
         self._snapshot: dict[str, Tensor] = {}
         self.keep: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None] | None = None
-        """Called before each fusion with the weights before the task and the present ones."""
+        """Called before each fusion with the weights before the task and the present ones; no
+        part of the method, so it counts as none of its seconds."""
 
     def check(self, module: LearningModule) -> None:
         """Refuse a module without importance, and weights the units do not cover."""
@@ -129,10 +130,10 @@ class KnowledgeFusion(Callback):
         """Fuse the weights before this task into the present ones; the first task is left as is."""
         assert self.units is not None
         assert self.boundary is not None, "identify() comes first"
+        if self.boundary.weight is not None and self.keep is not None:
+            self.keep(self._snapshot, parameters)
         started = time.perf_counter()
         if self.boundary.weight is not None:
-            if self.keep is not None:
-                self.keep(self._snapshot, parameters)
             fuse_(self.units, self.boundary.weight, self._snapshot, parameters)
         self._snapshot = {}
         seconds = self.boundary.seconds + time.perf_counter() - started

@@ -108,7 +108,7 @@ class RunConsole:
         if "probe" in results:
             stands_in = [STAND_IN_PROBE] if results["probe"]["stand_in"] else []
             told = general_ability(results["probe"])
-            self.say(f"{stamped(told, [*self.stand_ins, *stands_in])}.")
+            self.say(f"{stamped(told, [*stand_in_parts(self.stand_ins), *stands_in])}.")
 
     def _title(self, text: str) -> str:
         return stamped(text, self.stand_ins)
@@ -118,6 +118,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Cells as a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def stand_in_parts(stand_ins: Sequence[str]) -> list[str]:
+    """Of what results stand on: not the rows that answers were scored on."""
+    return [name for name in stand_ins if name.startswith("stand-in ")]
 
 
 def stamped(text: str, stand_ins: Sequence[str]) -> str:

@@ -65,8 +65,8 @@ def show_what_if(
     shown = names if len(names) <= MOST_COLUMNS else ()
     for number in range(1, len(shown) + 1):
         table.add_column(str(number), justify="right", no_wrap=True)
-    if own_row is not None:
-        cells = ["" if score is None else f"{score:.1f}" for score in own_row]
+    if any(score is not None for score in own_row or ()):
+        cells = ["" if score is None else f"{score:.1f}" for score in own_row or ()]
         table.add_row("(as measured by the run)", *[""] * 5, *(cells if shown else ()))
     for answer in answers:
         mark = " (the run's own)" if answer["settings"] == original else ""

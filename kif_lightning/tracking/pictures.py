@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from kif_lightning.reporting.console import stamped
-from kif_lightning.reporting.figures import RUN_FIGURES
+from kif_lightning.reporting.figures import RUN_FIGURES, RunFigure
 from kif_lightning.reporting.figures.style import styled
 from kif_lightning.reporting.run_record import RunRecord
 from kif_lightning.tracking.keys import FIGURES
 
+__all__ = ["RUN_FIGURES", "picture"]
+
 DOTS_PER_INCH = 150
 
 
-def pictures(record: RunRecord) -> Iterator[tuple[str, np.ndarray, str]]:
-    """Key, (height, width, 3) bytes and caption of each figure that the run has."""
-    for figure in RUN_FIGURES:
-        with styled():
-            drawn = figure.draw(record)
-            if drawn is None:
-                continue
-            pixels = _pixels(drawn)
-        caption = stamped(f"{figure.title}. {figure.caption}", record.stand_ins)
-        yield f"{FIGURES}{figure.name}", pixels, caption
+def picture(figure: RunFigure, record: RunRecord) -> tuple[str, np.ndarray, str] | None:
+    """Key, (height, width, 3) bytes and caption; None of a figure that the run does not have."""
+    with styled():
+        drawn = figure.draw(record)
+        if drawn is None:
+            return None
+        pixels = _pixels(drawn)
+    caption = stamped(f"{figure.title}. {figure.caption}", record.stand_ins)
+    return f"{FIGURES}{figure.name}", pixels, caption
 
 
 def _pixels(figure: Figure) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -16,7 +17,7 @@ from omegaconf import DictConfig
 from kif_lightning import ranks
 from kif_lightning.interruption import EXIT_STATUS, Interrupted
 from kif_lightning.reporting.console import MOST_COLUMNS
-from kif_lightning.reporting.run_record import read_run
+from kif_lightning.reporting.run_record import RunRecord, read_run
 from kif_lightning.run_state import RunState
 from kif_lightning.storage import read_json
 from kif_lightning.tracking import tables
@@ -67,7 +68,7 @@ class RunTracking:
                 for tracker in self.trackers:
                     ranks.on_first(tracker.start)
                     if ranks.is_first():
-                        opened.callback(lambda t: t.close(ended, exit_status), tracker)
+                        opened.callback(lambda t: _close(t, ended, exit_status), tracker)
                 yield
                 ended, exit_status = "success", 0
             except Interrupted:
@@ -132,25 +133,59 @@ class RunTracking:
         return {path.stem: read_json(path) for path in paths}
 
     def finished(self) -> None:
-        """All that the complete run left in its folder."""
+        """All that the complete run left in its folder; what cannot be told costs no run."""
         self._on_first(self._tell_end)
 
     def _tell_end(self) -> None:
-        # Within, as runs without a tracker need no matplotlib.
-        from kif_lightning.tracking.pictures import pictures
-
-        record = read_run(self.identity.folder)
-        adapter = record.folder / "adapter"
-        for tracker in self.trackers:
-            tracker.finish(record.results, adapter if adapter.is_dir() else None)
-        for key, pixels, caption in pictures(record):
+        with _losing_only("the end of the run"):
+            record = read_run(self.identity.folder)
+            adapter = record.folder / "adapter"
             for tracker in self.trackers:
-                tracker.image(key, pixels, caption)
+                with _losing_only(f"the final results ({_name(tracker)})"):
+                    tracker.finish(record.results, adapter if adapter.is_dir() else None)
+            showing = [tracker for tracker in self.trackers if tracker.shows_images]
+            if showing:
+                _show(record, showing)
 
     def _on_first(self, tell: Callable[[], None]) -> None:
         """The first rank tells; if it cannot, all fail rather than wait for it."""
         if self.trackers:
             ranks.on_first(tell)
+
+
+def _show(record: RunRecord, showing: Sequence[Tracker]) -> None:
+    # Within, as other runs need no matplotlib.
+    from kif_lightning.tracking import pictures
+
+    for figure in pictures.RUN_FIGURES:
+        with _losing_only(f"the figure {figure.name}"):
+            shown = pictures.picture(figure, record)
+            if shown is None:
+                continue
+            for tracker in showing:
+                with _losing_only(f"the figure {figure.name} ({_name(tracker)})"):
+                    tracker.image(*shown)
+
+
+def _close(tracker: Tracker, status: str, exit_status: int) -> None:
+    """Whatever becomes of it, the run ends as it did."""
+    with _losing_only(f"how the run ended, {status} ({_name(tracker)})"):
+        tracker.close(status, exit_status)
+
+
+@contextmanager
+def _losing_only(what: str) -> Iterator[None]:
+    """The run has ended, and all of it lies in its folder: a failure is only warned of."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger(__name__).warning(
+            "Not told to the run's loggers: %s (%s: %s).", what, type(error).__name__, error
+        )
+
+
+def _name(tracker: Tracker) -> str:
+    return type(tracker).__name__
 
 
 def new_tracking(

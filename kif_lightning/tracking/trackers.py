@@ -21,6 +21,9 @@ from kif_lightning.tracking.tables import Table
 class Tracker(Protocol):
     """One place that a run is told to; the first rank alone calls its methods."""
 
+    shows_images: bool
+    """Whether figures are worth drawing for it."""
+
     @property
     def logger(self) -> Logger:
         """What Lightning's trainers log to."""
@@ -58,6 +61,8 @@ class CsvTracker:
         name: the folder of these files, in the run's.
         identity: the run.
     """
+
+    shows_images = False
 
     def __init__(
         self, *, name: str, identity: RunIdentity, say: Callable[[str], None] | None = None
@@ -109,6 +114,8 @@ class TensorBoardTracker:
         name: the folder of the event files, in the run's; a resumed run goes on in it.
         identity: the run.
     """
+
+    shows_images = True
 
     def __init__(
         self, *, name: str, identity: RunIdentity, say: Callable[[str], None] | None = None

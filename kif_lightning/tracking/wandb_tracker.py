@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -17,12 +17,15 @@ from lightning.pytorch.loggers import WandbLogger
 
 from kif_lightning import ranks
 from kif_lightning.errors import UserError
+from kif_lightning.reporting.console import stand_in_parts
 from kif_lightning.storage import read_json, write_json
 from kif_lightning.tracking.identity import RunIdentity
 from kif_lightning.tracking.keys import FINAL, ON_STEPS, ON_TASKS, STEP, TASK
 from kif_lightning.tracking.tables import Table
 
 KEYS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+CLOUD = {"api.wandb.ai", "api.forge.coreweave.com"}
+"""Hosts of wandb's own server."""
 LONGEST, LONGEST_TAG = 128, 64
 """Letters that wandb takes of names and tags."""
 
@@ -40,6 +43,8 @@ class WandbTracker:
         identity: the run.
         say: says one sentence to the user.
     """
+
+    shows_images = True
 
     def __init__(
         self,
@@ -96,7 +101,6 @@ class WandbTracker:
 
     def _open(self) -> Any:
         identity = self.identity
-        stand_ins = " and ".join(identity.stand_ins)
         try:
             return wandb.init(
                 project=self.project,
@@ -105,7 +109,7 @@ class WandbTracker:
                 name=self.name[:LONGEST],
                 job_type=identity.method[:LONGEST],
                 tags=[tag[:LONGEST_TAG] for tag in identity.tags],
-                notes=f"On {stand_ins}: shows that the method runs, no more." if stand_ins else "",
+                notes=_notes(identity.stand_ins),
                 dir=str(identity.folder),
                 id=self.id,
                 mode=self.mode,
@@ -158,13 +162,21 @@ class WandbTracker:
         self.run.finish(exit_code=exit_status)
 
 
+def _notes(stand_ins: Sequence[str]) -> str:
+    if not stand_ins:
+        return ""
+    no_more = ": shows that the method runs, no more" if stand_in_parts(stand_ins) else ""
+    return f"On {' and '.join(stand_ins)}{no_more}."
+
+
 def has_key() -> bool:
     """Whether a key for wandb's server is there, in the environment or from ``wandb login``."""
     if any(os.environ.get(name) for name in KEYS):
         return True
     file = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
-    # The server's host has changed between versions; an old login still holds.
-    hosts = {urlsplit(wandb.setup().settings.base_url).netloc, "api.wandb.ai"}
+    hosts = {urlsplit(wandb.setup().settings.base_url).netloc}
+    if not hosts.isdisjoint(CLOUD):
+        hosts |= CLOUD  # its host has changed between versions: an old login still holds
     try:
         return not hosts.isdisjoint(netrc(str(file)).hosts)
     except (OSError, NetrcParseError):

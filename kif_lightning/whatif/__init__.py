@@ -18,9 +18,10 @@ from kif_lightning.boundaries import KeptBoundary, find_boundary, folder_name, f
 from kif_lightning.callbacks import KnowledgeFusion
 from kif_lightning.errors import UserError
 from kif_lightning.paths import conf_dir
+from kif_lightning.probe import of_tasks
 from kif_lightning.reporting import stamp
 from kif_lightning.reporting.console import RunConsole
-from kif_lightning.reporting.what_if import BETA_NOTE
+from kif_lightning.reporting.what_if import BETA_NOTE, LABEL
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
 from kif_lightning.storage import CONTENTS, read_json
@@ -106,7 +107,9 @@ def run_config(run: Path) -> DictConfig:
     # What changes no result is not stored; groups are taken whole, not mixed with the defaults, but
     # for the evaluation's: what says nothing is left out of it.
     evaluation = {**default["evaluation"], **stored["evaluation"]}
-    config = OmegaConf.create({**default, **stored, "evaluation": evaluation, "run_dir": str(run)})
+    # The probe's rows are not asked here: they may be gone.
+    own = {"evaluation": evaluation, "probe": default["probe"], "run_dir": str(run)}
+    config = OmegaConf.create({**default, **stored, **own})
     config.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
     return config
 
@@ -141,7 +144,7 @@ def _run_row(runner: StreamRunner, run: Path, kept: KeptBoundary) -> list[float 
     else:
         state = folder.reached()
         matrix = state.score_matrix if state else []
-        sha256 = state.data_sha256 if state else {}
+        sha256 = of_tasks(state.data_sha256) if state else {}
     now = {task.name: dict(task.sha256) for task in runner.tasks}
     if now != sha256 or list(now) != list(sha256):
         changed = [name for name in {**sha256, **now} if now.get(name) != sha256.get(name)]
@@ -171,7 +174,8 @@ def _evaluate(runner: StreamRunner, refusion: Refusion, tried: Sequence[Way], bo
         runner.parts.adapter.load_state_dict(runner.module.model, refusion.fused(share))
         scores: dict[int, float] = {}
         predictions = book.path.parent / "predictions"
-        runner.score_tasks(learnt, way.key, predictions, scores.__setitem__)
+        label = {} if way.key == book.own.key else {"label": LABEL}
+        runner.score_tasks(learnt, way.key, predictions, scores.__setitem__, label)
         book.add(way, [scores[index] for index in learnt], share)
 
 

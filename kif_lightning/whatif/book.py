@@ -90,10 +90,15 @@ class Book:
 
     @property
     def equals_run(self) -> bool | None:
-        """Whether the run's own way gives exactly the run's own scores; None: not known yet."""
-        if self.run_row is None or self.own.key not in self.answers:
+        """Whether the run's own way gives exactly the run's own scores; None: not known."""
+        if not self._measured or self.own.key not in self.answers:
             return None
         return not self._differing()
+
+    @property
+    def _measured(self) -> int:
+        """How many scores there are to compare with."""
+        return sum(score is not None for score in self.run_row or ())
 
     def _differing(self) -> list[str]:
         here = self.answers[self.own.key]["scores"]
@@ -105,13 +110,10 @@ class Book:
 
     def check(self) -> str:
         """Whether the numbers are the run's, in a sentence."""
-        if self.run_row is None:
-            return "The run has not evaluated this boundary yet: its own row cannot be compared."
-        measured = sum(score is not None for score in self.run_row)
-        if not measured:
-            return "The run measured no scores at this boundary: its own row cannot be compared."
+        if self.equals_run is None:
+            return "The run has no scores after this boundary: its own row cannot be compared."
         if self.equals_run:
-            return f"Fused again as the run did: exactly the run's own {measured} scores."
+            return f"Fused again as the run did: exactly the run's own {self._measured} scores."
         return (
             f"Warning: fused again as the run did, the scores are NOT the run's own "
             f"({'; '.join(self._differing())}), as on another device or with other packages: "

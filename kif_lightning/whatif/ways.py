@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +43,16 @@ class Asked:
         """The same as numbers.
 
         Raises:
-            UserError: one is none.
+            UserError: one is none, or not finite.
         """
-        try:
-            return [float(part) for part in self.values(option)]
-        except ValueError:
-            raise UserError(
-                f"--{option} must be one number or several parted by commas, got "
-                f"{getattr(self, option)}."
-            ) from None
+        with suppress(ValueError):
+            numbers = [float(part) for part in self.values(option)]
+            if all(map(isfinite, numbers)):
+                return numbers
+        raise UserError(
+            f"--{option} must be one finite number or several parted by commas, got "
+            f"{getattr(self, option)}."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,7 +66,12 @@ COMMON = (
 MEMORY = (f"benchmark.order=[{','.join(TASKS)}]", "method.memory.share=0.3")
 LOOKS = ("method.selection.num_held_out=4", "method.selection.every_steps=2")
 STREAMS: dict[str, tuple[str, ...]] = {
-    "kif": ("method=kif", "optim.micro_batch_size=2", "evaluation.untrained=true"),
+    "kif": (
+        "method=kif",
+        "optim.micro_batch_size=2",
+        "evaluation.untrained=true",
+        "keep_boundaries=true",
+    ),
     "kif_m": ("method=kif_m", *MEMORY),
     "recurrent_kif": (
         "method=recurrent_kif",

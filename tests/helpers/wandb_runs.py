@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto import wandb_internal_pb2
 
 BLOCK, HEADER, FULL, LAST = 32768, 7, 1, 4
@@ -44,6 +45,7 @@ class WandbRun:
 
 def wandb_runs(folder: Path) -> list[WandbRun]:
     """Every offline run below a folder, in the order of their starts."""
+    wandb.teardown()  # its process writes on after a run's finish() has returned
     paths = sorted(folder.glob("**/offline-run-*/run-*.wandb"), key=lambda p: p.stat().st_ctime_ns)
     return [_read(path) for path in paths]
 

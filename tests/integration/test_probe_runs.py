@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig
 
 from kif_lightning import probe as probe_module
+from kif_lightning.assembly import HELD_OUT_ROWS
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 from tests.helpers.probes import by_hand, written
@@ -190,16 +191,22 @@ def test_what_has_been_measured_is_not_measured_again(
 
 
 def test_the_bundled_probe_says_that_it_is_home_made(config: Any, tmp_path: Path) -> None:
-    bundled = config("run", "probe=general", "probe.rows=16", probed=False)
+    held_out = ("evaluation.rows=held_out", "evaluation.held_out_rows=4")
+    bundled = config("run", "probe=general", "probe.rows=16", *held_out, probed=False)
     results, said = run_stream(bundled)
     assert results["probe"]["stand_in"] is True
     assert results["probe"]["rows"] == 16
-    assert results["stand_ins"] == []
+    assert results["stand_ins"] == [HELD_OUT_ROWS]
     assert "16 rows of 64, a seeded draw, of the probe general" in said
     assert "(home-made, no published benchmark)" in said
     assert said.count("- on stand-in probe.") == 2
+    assert run_stream(bundled)[1].count("- on stand-in probe.") == 1, "shown again"
     lines = read_lines(tmp_path / "run" / "predictions" / "untrained__on_probe.jsonl")
     assert all(line["stand_ins"] == ["stand-in probe"] for line in lines)
+    # Neither is training's loss nor the importance of such rows.
+    made = [p for part in ("curves", "importance") for p in (tmp_path / "run" / part).iterdir()]
+    assert len(made) == 4
+    assert all(json.loads(path.read_text())["stand_ins"] == [] for path in made)
 
 
 @pytest.mark.parametrize(

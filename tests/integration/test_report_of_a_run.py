@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from kif_lightning import launch
@@ -73,12 +75,22 @@ def test_a_request_to_stop_while_a_report_is_made_stops_the_sweep(
 
     monkeypatch.setattr(launch, "run", asked_at_the_end)
     config = tiny_config(tiny_t5, toy_data, tmp_path / "run", *SMALL)
-    if others_follow:
-        with pytest.raises(SystemExit) as ended:
-            launch.run_cell(config, RunConsole(), others_follow=True)
-        assert ended.value.code == EXIT_STATUS
-    else:
-        assert launch.run_cell(config, RunConsole(), others_follow=False) == {"metrics": {}}
+    passed_on: list[int] = []  # as submitit would take it, to begin the job again
+    before = signal.signal(signal.SIGTERM, lambda number, _: passed_on.append(number))
+    console = RunConsole(Console(record=True, width=300))
+    try:
+        if others_follow:
+            with pytest.raises(SystemExit) as ended:
+                launch.run_cell(config, console, others_follow=True)
+            assert ended.value.code == EXIT_STATUS
+        else:
+            assert launch.run_cell(config, console, others_follow=False) == {"metrics": {}}
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed_on == []
+    assert ("goes on with the cells that are left, if any" in console.console.export_text()) == (
+        others_follow
+    )
 
 
 def test_without_it_there_is_none_and_nothing_else_changes(

@@ -69,7 +69,8 @@ def config(toys: tuple[Path, Path], run_dir: Path, *overrides: str) -> Any:
 def whole(toys: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, str]:
     """A run's folder and what it said."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    made = config(toys, folder, "method=kif", "logger=[wandb,csv,tensorboard]")
+    probe = ("probe=general", "probe.rows=4")
+    made = config(toys, folder, "method=kif", "logger=[wandb,csv,tensorboard]", *probe)
     _, said = run_stream(made)
     return folder, said
 
@@ -215,7 +216,8 @@ def test_csv_has_transfer_metrics_beside_the_curves(whole: tuple[Path, str], res
     (path,) = (whole[0] / "logs").rglob("metrics.csv")
     with path.open() as file:
         lines = list(csv.DictReader(file))
-    at_tasks = [line for line in lines if line["task"]]
+    assert [line["task"] for line in lines if line["probe/loss"]] == ["0", "1", "2"]
+    at_tasks = [line for line in lines if line["score/colour"]]
     assert [line["task"] for line in at_tasks] == ["1", "2"]
     last = at_tasks[-1]
     assert float(last["score/shape"]) == results["score_matrix"][1][1]

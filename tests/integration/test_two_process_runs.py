@@ -5,6 +5,7 @@ The processes' own dropout would differ: there is none here.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from kif_lightning.reporting.console import RunConsole
+from kif_lightning.whatif import Asked, what_if
 from tests.helpers.chaos import differences, unreadable
 from tests.helpers.streams import run_stream, tiny_config
 from tests.integration.test_faults import RELEASE
@@ -46,6 +49,7 @@ COMMON = (
     "optim.length_grouping=none",
     "probe=general",
     "probe.rows=6",
+    "logger=csv",
 )
 TWO = ("trainer.devices=2",)
 
@@ -74,7 +78,9 @@ class Runs:
         return self.folder / name
 
     @contextmanager
-    def command(self, name: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    def command(
+        self, name: str, *overrides: str, **environment: str
+    ) -> Iterator[subprocess.Popen[str]]:
         """The command of two processes, in a process group of its own that ends with this."""
         settings = [
             "backbone=t5_base",
@@ -86,6 +92,7 @@ class Runs:
             f"run_dir={self.folder / name}",
             *COMMON,
             *TWO,
+            *overrides,
         ]
         single = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
         process = subprocess.Popen(
@@ -104,9 +111,9 @@ class Runs:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def together(self, name: str) -> tuple[Path, str]:
+    def together(self, name: str, *overrides: str) -> tuple[Path, str]:
         """The folder of a run in two processes, and what they said."""
-        with self.command(name) as process:
+        with self.command(name, *overrides) as process:
             said, _ = process.communicate(timeout=SECONDS)
             assert process.returncode == 0, said
             assert ended(process.pid)
@@ -210,6 +217,23 @@ def test_two_processes_end_as_one(runs: Runs, both: tuple[Path, str]) -> None:
                 for folder in (two, alone)
             )
         )
+
+
+def test_one_of_two_processes_writes_the_log(runs: Runs, both: tuple[Path, str]) -> None:
+    (path,) = both[0].rglob("metrics.csv")
+    with path.open() as file:
+        lines = list(csv.DictReader(file))
+    # The probe's line comes before the first task.
+    assert [line["task"] for line in lines if line["task"]] == ["0", "1", "2"]
+    steps = [int(line["running_step"]) for line in lines if line["train/loss"]]
+    assert steps == sorted(set(steps))
+
+
+def test_one_process_fuses_again_what_two_have_kept(runs: Runs) -> None:
+    position = "method.boundary.fusion.position=before_fusion"
+    folder, _ = runs.together("kept", position, "keep_boundaries=true")
+    found = json.loads(what_if(folder, Asked(task="2", tau="0.9"), RunConsole()).read_text())
+    assert found["original_equals_run"] is True
 
 
 def test_two_processes_stop_together_and_go_on(runs: Runs, both: tuple[Path, str]) -> None:

@@ -6,7 +6,9 @@ import hashlib
 import io
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+from kif_lightning import boundaries, probe
 from kif_lightning.adapters import PeftAdapter
 from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
 from kif_lightning.boundaries import KeptBoundary
@@ -27,6 +30,7 @@ from kif_lightning.errors import UserError
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.run_state import RunFolder
 from kif_lightning.runner import StreamRunner
+from kif_lightning.storage import save_state
 from kif_lightning.whatif import Asked, what_if
 from tests.helpers.streams import run_stream, tiny_config
 from tests.helpers.tiny import save_toy_tasks
@@ -64,11 +68,32 @@ def config(tiny_t5: Path, data: Path) -> Any:
     return make
 
 
+HOUR = 3600.0
+
+
+@contextmanager
+def slow_keeping() -> Iterator[None]:
+    """To keep a boundary takes an hour, by the clock that runs are timed with."""
+    real, late = time.perf_counter, 0.0
+
+    def slow(folder: Path, state: Any) -> None:
+        nonlocal late
+        late += HOUR
+        save_state(folder, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(boundaries, "save_state", slow)
+        patch.setattr(time, "perf_counter", lambda: real() + late)
+        yield
+    assert late > 0
+
+
 @pytest.fixture(scope="module")
 def kept(config: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with its boundaries; only read."""
     folder: Path = tmp_path_factory.mktemp("kept") / "run"
-    run_stream(config(folder, "keep_boundaries=true"))
+    with slow_keeping():
+        run_stream(config(folder, "keep_boundaries=true", "probe=general", "probe.rows=2"))
     return folder
 
 
@@ -143,13 +168,22 @@ def assert_close(found: State, expected: State) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
 
 
+def assert_costs_nothing(run: Path) -> None:
+    """The hours that its boundaries were kept for are none of the run's."""
+    seconds = [phase["seconds"] for phase in results(run)["phases"]]
+    assert all(0 <= value < HOUR / 2 for phase in seconds for value in phase.values()), seconds
+    for path in run.glob("importance/*"):
+        assert json.loads(path.read_text())["seconds"] < HOUR / 2
+
+
 def norm(values: Any) -> np.ndarray:
     array = np.array(values)
     return (array - array.min()) / (array.max() - array.min())
 
 
 def test_keeping_changes_no_result_and_is_told(config: Any, kept: Path, tmp_path: Path) -> None:
-    _, said = run_stream(config(tmp_path / "plain"))
+    assert_costs_nothing(kept)
+    _, said = run_stream(config(tmp_path / "plain", "probe=general", "probe.rows=2"))
     assert not (tmp_path / "plain" / "boundaries").exists()
     assert "boundaries" not in said
     same = ("score_matrix", "metrics", "protocol")
@@ -231,6 +265,12 @@ def test_what_is_known_is_not_evaluated_again_and_the_run_stays_as_it_is(
     assert checksums(run) == before
     folder = run / "whatif" / "03_size"
     assert not list(folder.rglob("results.json")), "comparisons would take it for a run"
+    own = next(iter(first["answers"]))
+    for path in (folder / "predictions").iterdir():
+        label = None if path.name.startswith(f"{own}__") else "counterfactual, single boundary"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [row.get("label") for row in rows] == [label] * len(rows)
+    assert len(list((folder / "predictions").iterdir())) == 9
     for ending in ("png", "svg", "pdf"):
         assert (folder / f"by_tau__adaptive,beta=0.7.{ending}").stat().st_size > 1000
     changed = {**again, "conditions": {**again["conditions"], "device": "another"}}
@@ -239,6 +279,17 @@ def test_what_is_known_is_not_evaluated_again_and_the_run_stays_as_it_is(
     what_if(run, Asked(task="3"), console)
     assert "evaluated anew" in said.getvalue()
     assert len(json.loads((folder / "what_if.json").read_text())["answers"]) == 1
+
+
+def test_nothing_is_said_to_be_equal_where_nothing_was_measured(run: Path) -> None:
+    changed = results(run)
+    changed["score_matrix"][1] = [None, None, None]  # as with evaluation.matrix=final_row
+    (run / "results.json").write_text(json.dumps(changed))
+    console, said = listening_console()
+    path = what_if(run, Asked(task="2"), console)
+    assert json.loads(path.read_text())["original_equals_run"] is None
+    assert "its own row cannot be compared" in said.getvalue()
+    assert "as measured by the run" not in said.getvalue()
 
 
 def test_a_row_that_differs_is_told(run: Path) -> None:
@@ -283,7 +334,9 @@ def test_a_kill_leaves_a_boundary_that_can_be_fused_again(
     assert fuse_again(run, "2")["original_equals_run"] is True
 
 
-def test_a_run_in_progress_is_not_disturbed(run: Path) -> None:
+def test_a_run_in_progress_is_not_disturbed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No probe is asked, so its file is not read.
+    monkeypatch.setattr(probe, "read_split", lambda _: pytest.fail("it may be gone"))
     (run / "results.json").unlink()  # as if its last evaluation were still to come
     before = checksums(run)
     assert fuse_again(run, "2")["original_equals_run"] is True
@@ -300,7 +353,13 @@ REFUSED = [
     ({"task": "2", "beta": "0.5"}, "--beta has no effect after the second task"),
     ({"task": "3", "beta": "1.5"}, "--beta must lie in [0, 1]"),
     ({"task": "3", "tau": "0"}, "rule.tau must lie in (0, inf]"),
-    ({"task": "3", "tau": "a,1"}, "--tau must be one number or several parted by commas, got a,1"),
+    *(
+        (
+            {"task": "3", "tau": given},
+            f"--tau must be one finite number or several parted by commas, got {given}",
+        )
+        for given in ("a,1", "0.5,inf", "nan")
+    ),
     ({"task": "3", "gamma": "0.5"}, "--gamma is no setting of the rule adaptive"),
     ({"task": "3", "rule": "best"}, "--rule must be 'adaptive' or "),
 ]
@@ -350,7 +409,9 @@ def test_runs_without_a_boundary_to_fuse_again_are_refused(
 
 def test_fusion_after_a_replay_can_be_made_again(config: Any, tmp_path: Path) -> None:
     position = "method.boundary.fusion.position=before_fusion"
-    run_stream(config(tmp_path / "run", "method=kif_m", position, "keep_boundaries=true"))
+    with slow_keeping():
+        run_stream(config(tmp_path / "run", "method=kif_m", position, "keep_boundaries=true"))
+    assert_costs_nothing(tmp_path / "run")
     assert fuse_again(tmp_path / "run", tau="0.9")["original_equals_run"] is True
     with pytest.raises(UserError, match="leave --beta out"):
         fuse_again(tmp_path / "run", beta="0.5")

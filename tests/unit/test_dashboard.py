@@ -13,7 +13,8 @@ from kif_lightning.dashboard import build_workspace, panel_plans
 from kif_lightning.errors import UserError
 from kif_lightning.reporting.figures import RunFigure
 
-SECTIONS = ["Scores", "Forgetting", "Training", "Importance", "Cost"]
+PROBE = "General ability (with a probe)"
+SECTIONS = ["Scores", "Forgetting", "Training", "Importance", PROBE, "Cost"]
 
 
 @pytest.fixture(autouse=True)

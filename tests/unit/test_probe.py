@@ -56,6 +56,21 @@ def test_the_bundled_rows_are_balanced_over_skills_and_home_made() -> None:
     assert all(row.output in row.input for row in copied)
 
 
+def test_exact_match_forces_one_form_of_each_bundled_answer() -> None:
+    rows = bundled_probe(name="general").task.test
+    articles = {"the", "a", "an"}
+    for row in rows:
+        words = row.output.lower().split()
+        if not row.id.startswith("copying"):
+            assert len(words) == 1, f"{row.id}: an article or a preposition could be left out"
+        # A number in words or digits, as the question has it or says.
+        if row.output.isdigit():
+            assert "in digits" in row.input or any(c.isdigit() for c in row.input), row.id
+        if row.id.startswith("completion"):
+            assert "with one word" in row.input
+    assert all(row.output not in articles or " or an:" in row.input for row in rows)
+
+
 GOOD = '{"id": "a", "input": "What?", "output": "that"}'
 
 

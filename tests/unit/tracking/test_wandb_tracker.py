@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +26,8 @@ def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., WandbTracker]:
     monkeypatch.chdir(tmp_path)
 
-    def made(**options: Any) -> WandbTracker:
-        known = identity("order1")
+    def made(*stand_ins: str, **options: Any) -> WandbTracker:
+        known = identity("order1", *stand_ins)
         return WandbTracker(project="p", identity=known, say=lambda _: None, **options)
 
     return made
@@ -41,6 +42,18 @@ def test_a_key_is_found(netrc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc.write_text("not a netrc file {")
     assert not has_key()
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert has_key()
+
+
+@pytest.mark.parametrize("host", ["wandb.our-lab.example", "localhost:8080"])
+def test_a_login_to_wandbs_cloud_is_none_to_a_server_of_ones_own(
+    host: str, netrc: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SimpleNamespace(base_url=f"https://{host}")
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=settings))
+    netrc.write_text("machine api.wandb.ai login user password secret\n")
+    assert not has_key()
+    netrc.write_text(f"machine {host} login user password secret\n")
     assert has_key()
 
 
@@ -80,16 +93,36 @@ def test_a_server_out_of_reach_is_told_with_the_way_out(
         tracker().start()
 
 
-def test_long_names_are_cut_to_what_wandb_takes(
-    tracker: Callable[..., WandbTracker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: dict[str, Any] = {}
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the newest run was to be opened with; none is."""
+    found: dict[str, Any] = {}
 
     def refuse(**options: Any) -> None:
-        asked.update(options)
+        found.update(options)
         raise wandb.errors.UsageError("enough")
 
     monkeypatch.setattr(wandb, "init", refuse)
+    return found
+
+
+def test_only_a_stand_in_shows_no_more_than_that_the_method_runs(
+    tracker: Callable[..., WandbTracker], asked: dict[str, Any]
+) -> None:
+    notes = {
+        ("stand-in data",): "On stand-in data: shows that the method runs, no more.",
+        ("held-out rows of train, not test",): "On held-out rows of train, not test.",
+        (): "",
+    }
+    for stand_ins, expected in notes.items():
+        with pytest.raises(UserError):
+            tracker(*stand_ins).start()
+        assert asked["notes"] == expected
+
+
+def test_long_names_are_cut_to_what_wandb_takes(
+    tracker: Callable[..., WandbTracker], asked: dict[str, Any]
+) -> None:
     made = tracker(name="n" * 200, group="g" * 200)
     with pytest.raises(UserError):
         made.start()
