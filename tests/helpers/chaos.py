@@ -509,7 +509,7 @@ def _mapping(value: Any) -> dict[str, Any]:
 def differences(whole: Path, folder: Path) -> list[str]:
     """What of a run's outcome is not as in the uninterrupted one."""
     found = []
-    for part in ("adapter", "predictions"):
+    for part in ("adapter", "predictions", "boundaries"):
         ours, theirs = _contents(folder / part), _contents(whole / part)
         names = sorted(ours.keys() | theirs.keys())
         found += [f"{part}/{name} differs" for name in names if ours.get(name) != theirs.get(name)]

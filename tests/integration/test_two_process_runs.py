@@ -225,7 +225,7 @@ def test_one_of_two_processes_writes_the_log(runs: Runs, both: tuple[Path, str])
         lines = list(csv.DictReader(file))
     # The probe's line comes before the first task.
     assert [line["task"] for line in lines if line["task"]] == ["0", "1", "2"]
-    steps = [int(line["running_step"]) for line in lines if line["train/loss"]]
+    steps = [float(line["running_step"]) for line in lines if line["train/loss"]]
     assert steps == sorted(set(steps))
 
 
