@@ -285,7 +285,7 @@ def test_state_of_many_tasks(battery: Battery, monkeypatch: pytest.MonkeyPatch) 
     """Only a method that says so keeps more the more tasks it has learnt; memory keeps its rows."""
     made, declared = launch.build_parts, battery.config("run").method
     # What grows is slow, and shows it soon.
-    number = 10 if declared.grows_with_tasks else 100
+    number = 10 if declared.grows_with_tasks else 30
 
     def with_many_tasks(config: DictConfig) -> Any:
         parts = made(config)
