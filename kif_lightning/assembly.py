@@ -46,6 +46,7 @@ from kif_lightning.penalties import Distillation
 from kif_lightning.probe import Probe
 from kif_lightning.sharding import SHARDED, check_strategy
 
+MOST_LR = 1e3
 PRECISIONS = (None, "32-true", "bf16-mixed")
 """Of evaluation; None: as in training."""
 KEEP_WEIGHTS = ("32-true", "32", 32, "bf16-mixed", "16-mixed")
@@ -179,7 +180,7 @@ def build_parts(config: DictConfig) -> Parts:
         UserError: all mistakes found, one a line.
     """
     collect = _Collector()
-    collect.attempt(lambda: require_between("optim.lr", config.optim.lr, 0, 1e3, low_open=True))
+    collect.attempt(lambda: require_between("optim.lr", config.optim.lr, 0, MOST_LR, low_open=True))
     collect.attempt(lambda: require_count("optim.epochs", config.optim.epochs))
     collect.attempt(lambda: require_count("seed", config.seed, 0))
     cadence = config.checkpoint

@@ -23,6 +23,10 @@ class UserError(ValueError):
         return cls("\n".join([*told, *others]))
 
 
+class DivergedError(UserError):
+    """Training went astray: with other settings it need not."""
+
+
 class MissingPartError(UserError):
     """Data or weights that this machine does not have.
 

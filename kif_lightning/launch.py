@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -53,12 +53,22 @@ def launch(config: DictConfig) -> None:
     A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
     """
     console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
-    cell = partial(run_cell, config, console, others_follow=_is_sweep())
     if _is_sweep():
-        run_noted(cell, find_folder=partial(run_path, config), keep_record=not config.plan)
+        done: list[Cell] = []
+        run_noted(
+            lambda: done.append(run_cell(config, console)),
+            find_folder=partial(run_path, config),
+            keep_record=not config.plan,
+        )
+        if done and done[0].asked_to_stop and _others_follow():
+            console.say(
+                f"Asked to stop (exit status {EXIT_STATUS}): the same command goes on with the "
+                "cells that are left, if any."
+            )
+            sys.exit(EXIT_STATUS)
     else:
         try:
-            cell()
+            run_cell(config, console)
         except UserError as error:
             # Ranks that know each other fail together; before that each speaks for itself.
             if ranks.is_first() or ranks.world_size() == 1:
@@ -71,38 +81,39 @@ def _is_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def run_cell(
-    config: DictConfig, console: RunConsole, *, others_follow: bool
-) -> dict[str, Any] | None:
-    """Run one cell; returns its results (None for a plan).
+def _others_follow() -> bool:
+    """Whether this process goes on with the sweep's next cell, as Hydra's own launcher does."""
+    return str(HydraConfig.get().launcher["_target_"]).endswith(".BasicLauncher")
 
-    Args:
-        config: the cell's.
-        console: where it speaks.
-        others_follow: whether more cells are to be run, which a request to stop is for as well.
+
+class Cell(NamedTuple):
+    """A whole run."""
+
+    results: dict[str, Any] | None
+    """None: it was a plan."""
+    asked_to_stop: bool
+    """While its report was made: other cells are not to be begun."""
+
+
+def run_cell(config: DictConfig, console: RunConsole) -> Cell:
+    """Run one cell.
 
     Raises:
-        SystemExit: it was asked to stop.
+        SystemExit: it was asked to stop and did, before its end.
         UserError: a mistake.
     """
     quiet()
     with Interruption(console.say) as interruption, _telling_full_disks(config):
         try:
             results = run(config, console, interruption)
-            if interruption.requested is None or not others_follow:
-                return results
-            # It came while the report was made. Not passed on: a job would begin again for nothing.
-            console.say(
-                f"Stopped after a whole run: {run_path(config)} (exit status {EXIT_STATUS}). The "
-                "same command goes on with the cells that are left, if any."
-            )
+            return Cell(results, interruption.requested is not None)
         except Interrupted:
             console.say(
                 f"Stopped before its end: {run_path(config)}. The same command goes on from there "
                 f"(exit status {EXIT_STATUS})."
             )
             interruption.pass_on()
-        sys.exit(EXIT_STATUS if ranks.is_first() else 0)
+            sys.exit(EXIT_STATUS if ranks.is_first() else 0)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from kif_lightning import ranks
-from kif_lightning.errors import UserError, require_between, require_choice
+from kif_lightning.errors import DivergedError, UserError, require_between, require_choice
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import (
     Backbone,
@@ -359,7 +359,7 @@ class ContinualModule(LightningModule):
             self.counts.scaler_overflows += 1
             self._overflows_in_a_row += 1
             if self._overflows_in_a_row >= self.max_skipped_in_a_row + SCALER_HALVINGS:
-                raise UserError(
+                raise DivergedError(
                     f"The gradient was not finite in {self._overflows_in_a_row} optimizer steps in "
                     "a row at ever smaller loss scales: use trainer.precision=32-true."
                 )
@@ -368,7 +368,7 @@ class ContinualModule(LightningModule):
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.max_skipped_in_a_row:
             cause = "gradient" if isfinite(loss) else "loss"
-            raise UserError(
+            raise DivergedError(
                 f"The {cause} was not finite in {self._skipped_in_a_row} optimizer steps in a row, "
                 f"after {self.counts.optimizer_steps} good ones: lower optim.lr, set "
                 "optim.gradient_clip=1.0, or use trainer.precision=32-true."

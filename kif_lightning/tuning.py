@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,9 +23,10 @@ from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from kif_lightning.assembly import build_benchmark
+from kif_lightning.assembly import MOST_LR, build_benchmark
 from kif_lightning.benchmarks.orders import permuted
-from kif_lightning.errors import UserError, require_between, require_count
+from kif_lightning.errors import DivergedError, UserError, require_between, require_count
+from kif_lightning.interruption import EXIT_STATUS
 from kif_lightning.launch import run_cell, run_path
 from kif_lightning.paths import conf_dir, option_names
 from kif_lightning.reporting.console import RunConsole
@@ -173,9 +175,10 @@ def _composed(own: list[str], order: str | list[str], lr_span: float) -> Search:
     base = compose("config", overrides=[*own, *of_search])
     if not isinstance(order, str):
         base.benchmark.order = order
-    require_between("optim.lr", base.optim.lr, 0, 1e3, low_open=True)
+    require_between("optim.lr", base.optim.lr, 0, MOST_LR, low_open=True)
     lr = float(base.optim.lr)
-    searched = [Searched(key="optim.lr", default=lr, low=lr / lr_span, high=lr * lr_span, log=True)]
+    high = min(lr * lr_span, MOST_LR)
+    searched = [Searched(key="optim.lr", default=lr, low=lr / lr_span, high=high, log=True)]
     if base.method.strength is not None:
         searched.append(_strength(base))
     return Search(
@@ -245,16 +248,18 @@ def _trial(
     value: float | None = None
     told: str | None = None
     try:
-        found = run_cell(config, console, others_follow=True) or {}
-        value = found.get("metrics", {}).get(METRIC)
+        done = run_cell(config, console)
+        if done.asked_to_stop:
+            sys.exit(EXIT_STATUS)  # the trial is whole: the same command takes it from its folder
+        value = (done.results or {}).get("metrics", {}).get(METRIC)
         if value is None:
             raise UserError(
                 f"{METRIC} was not measured, by which trials are chosen: leave out "
                 "evaluation.matrix."
             )
-    except (UserError, OSError):
-        raise  # what the defaults cannot do, a full disk, a folder in use: no trial's own failure
     except Exception as error:
+        if isinstance(error, UserError | OSError) and not isinstance(error, DivergedError):
+            raise  # a mistake in the settings, a full disk, a folder in use: no trial's own failure
         told = f"{type(error).__name__}: {error}"
         console.say(f"This trial failed: {told}")
     gc.collect()

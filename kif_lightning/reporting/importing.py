@@ -113,6 +113,7 @@ def import_run(
         for name, value in peer_variants(matrix).items()
     }
     write_json(target / "results.json", record)
+    (target / "report.html").unlink(missing_ok=True)  # of an earlier import
     return record
 
 
@@ -185,7 +186,8 @@ def _known(what: str, given: Names | None, tasks: Mapping[str, Path]) -> dict[st
 def _check_target(target: Path) -> None:
     """Only an earlier import may be written over."""
     held = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    if target.is_dir() and (not held or (held == ["results.json"] and _is_import(target))):
+    ours = set(held) <= {"results.json", "report.html"} and "results.json" in held
+    if target.is_dir() and (not held or (ours and _is_import(target))):
         return
     if target.exists():
         listed = ", ".join(held[:3]) or "a file"

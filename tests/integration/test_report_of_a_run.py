@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from kif_lightning import launch
@@ -18,7 +17,6 @@ from kif_lightning.cli import app
 from kif_lightning.interruption import EXIT_STATUS, Interruption
 from kif_lightning.launch import run_settings
 from kif_lightning.reporting import run_report
-from kif_lightning.reporting.console import RunConsole
 from tests.helpers.fake_runs import fake_run
 from tests.helpers.streams import run_stream, tiny_config
 
@@ -69,28 +67,34 @@ def test_a_request_to_stop_while_a_report_is_made_stops_the_sweep(
     monkeypatch: pytest.MonkeyPatch,
     others_follow: bool,
 ) -> None:
+    whole = []
+
     def asked_at_the_end(config: Any, console: Any, interruption: Interruption) -> dict[str, Any]:
         interruption.requested = "SIGTERM"
         return {"metrics": {}}
 
+    def noted(cell: Any, **_: Any) -> None:
+        cell()
+        whole.append(1)
+
     monkeypatch.setattr(launch, "run", asked_at_the_end)
+    monkeypatch.setattr(launch, "_is_sweep", lambda: True)
+    monkeypatch.setattr(launch, "_others_follow", lambda: others_follow)
+    monkeypatch.setattr(launch, "run_noted", noted)
     config = tiny_config(tiny_t5, toy_data, tmp_path / "run", *SMALL)
     passed_on: list[int] = []  # as submitit would take it, to begin the job again
     before = signal.signal(signal.SIGTERM, lambda number, _: passed_on.append(number))
-    console = RunConsole(Console(record=True, width=300))
     try:
         if others_follow:
             with pytest.raises(SystemExit) as ended:
-                launch.run_cell(config, console, others_follow=True)
+                launch.launch(config)
             assert ended.value.code == EXIT_STATUS
         else:
-            assert launch.run_cell(config, console, others_follow=False) == {"metrics": {}}
+            launch.launch(config)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert passed_on == []
-    assert ("goes on with the cells that are left, if any" in console.console.export_text()) == (
-        others_follow
-    )
+    assert whole == [1], "the cell's note is taken away: it is whole"
 
 
 def test_without_it_there_is_none_and_nothing_else_changes(

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning import launch
 from kif_lightning.backbones.seq2seq import Seq2SeqBackbone
-from kif_lightning.errors import UserError
+from kif_lightning.errors import DivergedError, UserError
 from kif_lightning.module import ContinualModule
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.run_record import read_run
@@ -200,7 +200,7 @@ def test_broken_step_is_counted_and_told(config: Any, tmp_path: Path) -> None:
 
 def test_persisting_trouble_ends_the_run_with_its_reason(config: Any, tmp_path: Path) -> None:
     broken = config("run", BROKEN % "[3,4,5]", "optim.max_skipped_in_a_row=3", "optim.epochs=4")
-    with pytest.raises(UserError, match="loss was not finite in 3 optimizer steps in a row"):
+    with pytest.raises(DivergedError, match="loss was not finite in 3 optimizer steps in a row"):
         run_stream(broken)
     assert not (tmp_path / "run" / "results.json").exists()
     assert not (tmp_path / "run" / "state").exists()

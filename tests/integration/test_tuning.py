@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from kif_lightning import tuning
 from kif_lightning.assembly import HELD_OUT_ROWS
 from kif_lightning.cli import app
-from kif_lightning.errors import UserError
-from kif_lightning.launch import run, run_path, run_settings
+from kif_lightning.errors import DivergedError, UserError
+from kif_lightning.launch import Cell, run, run_path, run_settings
 from kif_lightning.paths import conf_dir
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.storage import read_json
@@ -107,13 +107,12 @@ def test_a_failed_trial_does_not_end_the_search_and_the_best_is_picked(
     ran: list[DictConfig] = []
     values = iter([10.0, None, 30.0, 30.0, 20.0])
 
-    def faked(config: DictConfig, _: RunConsole, *, others_follow: bool) -> dict[str, Any]:
-        assert others_follow
+    def faked(config: DictConfig, _: RunConsole) -> Cell:
         ran.append(config)
         value = next(values)
         if value is None:
-            raise FloatingPointError("the loss is NaN")
-        return {"metrics": {"average_performance": value}}
+            raise DivergedError("the loss is NaN")
+        return Cell({"metrics": {"average_performance": value}}, asked_to_stop=False)
 
     monkeypatch.setattr(tuning, "run_cell", faked)
     exact = ["method=ewc", "optim.lr=0.00012345", "++evaluation.matrix=full", "++seed=3"]
@@ -125,7 +124,7 @@ def test_a_failed_trial_does_not_end_the_search_and_the_best_is_picked(
     assert "the pick among 4 of 5" in console.console.export_text()
     assert record["final_command"].count("seed=") == 1
     assert scores(file) == [10.0, None, 30.0, 30.0, 20.0]
-    assert record["trials"][1]["error"] == "FloatingPointError: the loss is NaN"
+    assert record["trials"][1]["error"] == "DivergedError: the loss is NaN"
     assert record["pick"] == 2, "of equal ones the first"
     assert "optim.lr=" in record["final_command"]
     assert "method.penalty.elastic_weights.coefficient=" in record["final_command"]

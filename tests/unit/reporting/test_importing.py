@@ -238,7 +238,9 @@ def test_an_earlier_import_alone_is_written_over(outputs: Path, tmp_path: Path) 
     target = tmp_path / "run"
     target.mkdir()
     import_run(outputs, target, method="first")
+    (target / "report.html").write_text("of the first")
     assert import_run(outputs, target, method="second")["protocol"]["method"] == "second"
+    assert not (target / "report.html").exists()
     (target / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds something else than an imported run \(notes"):
         import_run(outputs, target, method="third")
