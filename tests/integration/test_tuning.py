@@ -179,7 +179,7 @@ def test_without_an_order_the_reported_tasks_are_shuffled(settings: list[str]) -
 
 
 @pytest.mark.parametrize(
-    "error", [UserError("in use"), OSError(5, "Input/output error"), FloatingPointError("NaN")]
+    "error", [UserError("in use"), OSError(5, "Input/output error"), DivergedError("NaN")]
 )
 def test_only_a_trials_own_failure_is_passed_over(
     error: Exception, settings: list[str], console: RunConsole, monkeypatch: pytest.MonkeyPatch
@@ -187,15 +187,15 @@ def test_only_a_trials_own_failure_is_passed_over(
     pytest.importorskip("optuna", reason="the extra [tuning] is not installed")
     asked: list[int] = []
 
-    def faked(*_: object, **__: object) -> dict[str, Any]:
+    def faked(*_: object) -> Cell:
         asked.append(1)
         if len(asked) == 2:
             raise error
-        return {"metrics": {"average_performance": 1.0}}
+        return Cell({"metrics": {"average_performance": 1.0}}, asked_to_stop=False)
 
     monkeypatch.setattr(tuning, "run_cell", faked)
     search = {"num_trials": 3, "console": console}
-    if isinstance(error, FloatingPointError):
+    if isinstance(error, DivergedError):
         (file,) = tune(settings, **search)
         assert read_json(file)["ended"] == 2
         return
