@@ -93,7 +93,8 @@ def _figures(record: RunRecord) -> tuple[list[dict[str, Any]], list[str]]:
                 image.suptitle("")  # the page has it as a heading
                 shown.append(picture(image, svg(image), figure, VECTORS))
             except Exception as error:  # all else of the report is worth having
-                shown.append(told(figure, figures.tell_failure(figure, record, error)))
+                why = figures.tell_failure(figure.name, record.folder, error)
+                shown.append(told(figure, why))
     return shown, absent
 
 

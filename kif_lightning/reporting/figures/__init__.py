@@ -164,7 +164,7 @@ def save_figures(record: RunRecord, folder: Path, formats: Sequence[str]) -> lis
             except OSError:
                 raise
             except Exception as error:  # the other figures are worth having
-                tell_failure(one, record, error)
+                tell_failure(one.name, record.folder, error)
     return written
 
 
@@ -174,10 +174,10 @@ def require_formats(formats: Sequence[str]) -> None:
         require_choice("The format of figures", ending, FORMATS)
 
 
-def tell_failure(figure: RunFigure, record: RunRecord, error: Exception) -> str:
+def tell_failure(name: str, of: object, error: Exception) -> str:
     """Warn that a figure could not be drawn; gives why, in a line."""
     why = f"{type(error).__name__}: {error}".splitlines()[0]
     logging.getLogger(__name__).warning(
-        "The figure %s of %s could not be drawn (%s).", figure.name, record.folder, why
+        "The figure %s of %s could not be drawn (%s).", name, of, why
     )
     return why

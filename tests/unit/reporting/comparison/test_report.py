@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -354,3 +356,42 @@ def test_two_hundred_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 201
     lines = (tmp_path / "out" / "figures" / "average_as_tasks_arrive.svg").read_text()
     assert "12 methods of lower AP" in lines
+
+
+ODD = "a\x07\ud800\uffff"
+
+
+def test_characters_that_no_figure_may_have_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(report, "OTHER_FORMATS", ())
+    for method in ("plain", ODD):
+        for place, order in enumerate((("one", "two"), ("two", "one"))):
+            for backbone in ("small", ODD):
+                more = {"method": method, "backbone": backbone, "order_name": f"{place}{ODD}"}
+                folder = tmp_path / "runs" / str(len(list(tmp_path.rglob("results.json"))))
+                compared_run(folder, {task: [50.0] for task in order}, **more)
+    write_comparison(contents(read_runs([tmp_path / "runs"]), baseline="plain"), tmp_path / "out")
+    assert not caplog.records
+    files = sorted((tmp_path / "out" / "figures").glob("*.svg"))
+    assert [path.stem for path in files] == sorted(figure.name for figure in FIGURES)
+    for path in files:
+        ElementTree.fromstring(path.read_text())  # noqa: S314
+
+
+def test_a_figure_that_fails_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> Any:
+        raise ZeroDivisionError("nothing there")
+
+    one, other = FIGURES[0], FIGURES[4]
+    monkeypatch.setattr(report, "OTHER_FORMATS", ())
+    monkeypatch.setattr(report, "FIGURES", (replace(one, draw=fails), other))
+    for method in ("plain", "other"):
+        compared_run(tmp_path / method, {"one": [50.0]}, method=method)
+    page = write_comparison(contents(read_runs([tmp_path])), tmp_path / "out").read_text()
+    assert "could not be drawn (ZeroDivisionError: nothing there)" in page
+    assert sorted(files(tmp_path / "out")) == sorted(
+        [*("comparison.html", "comparison.json", *report.TABLES), f"figures/{other.name}.svg"]
+    )
