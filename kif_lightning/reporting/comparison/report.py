@@ -25,6 +25,7 @@ from kif_lightning.reporting.comparison.tables import (
     summary_table,
     titled,
 )
+from kif_lightning.reporting.console import on_held_out, stand_in_parts
 from kif_lightning.reporting.figures import tell_failure
 from kif_lightning.reporting.figures.style import FORMATS, save, styled, svg
 from kif_lightning.reporting.page import PageTable, picture, render, told, writable
@@ -102,6 +103,8 @@ def _page(found: Contents, shown: list[dict[str, Any]]) -> str:
         found=found,
         title=titled("Comparison of runs", found),
         banner=banner(found),
+        stand_in_parts=stand_in_parts(found["stand_ins"]),
+        held_out=_held_out(found),
         about=[
             ("benchmark", ", ".join(found["benchmarks"])),
             ("backbone", ", ".join(found["backbones"])),
@@ -115,6 +118,13 @@ def _page(found: Contents, shown: list[dict[str, Any]]) -> str:
         protocol=json.dumps(found["protocol"], indent=1),
         **{name: _page_table(make(found)) for name, make in tables.items()},
     )
+
+
+def _held_out(found: Contents) -> str:
+    """How many runs were scored on other rows than test, in words; empty where none was."""
+    runs = [run for group in found["groups"] for run in group["runs"]]
+    held_out = {on_held_out(run["stand_ins"]) for run in runs}
+    return "" if held_out == {False} else "Scored" if held_out == {True} else "Some were scored"
 
 
 def _page_table(table: Table | None) -> PageTable | None:

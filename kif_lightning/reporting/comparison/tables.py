@@ -158,7 +158,7 @@ def differences_table(found: Contents) -> Table | None:
         title=f"{NOT_THE_SAME}: what differs",
         header=["key", *letters],
         rows=rows,
-        note=f"{runs}; which runs: summary.csv, column protocol.",
+        note=f"{runs}; which runs: column protocol of summary.csv (--out FOLDER).",
         words=1 + len(letters),
     )
 
@@ -293,9 +293,10 @@ def _source(entry: Mapping[str, Any]) -> str:
 def runs_table(found: Contents) -> Table:
     """One row a run."""
     names = list(found["formulas"])
+    endings = _endings([run["folder"] for group in found["groups"] for run in group["runs"]])
     rows = [
         [
-            *(group["label"], group["backbone"], group["order"], Path(run["folder"]).name),
+            *(group["label"], group["backbone"], group["order"], endings[run["folder"]]),
             "" if run["seed"] is None else str(run["seed"]),
             *[_number(run["metrics"].get(name)) for name in names],
         ]
@@ -308,6 +309,15 @@ def runs_table(found: Contents) -> Table:
         rows=rows,
         words=4,
     )
+
+
+def _endings(folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> its path's last parts, of all as few as tell them apart."""
+    parts = {folder: Path(folder).parts for folder in folders}
+    few = 1
+    while len({own[-few:] for own in parts.values()}) < len(set(parts.values())):
+        few += 1
+    return {folder: str(Path(*own[-few:])) for folder, own in parts.items()}
 
 
 def _number(value: float | None, digits: int = 1) -> str:

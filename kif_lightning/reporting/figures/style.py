@@ -31,8 +31,6 @@ SCORE_MAP = "cividis"
 """From dark to light evenly, in colour, in grey and for the colour-blind."""
 SHARE_MAP = "cividis_r"
 """The other way round where white is none: the more, the darker."""
-CHANGE_MAP = "PuOr"
-"""Losses orange, gains violet, none white."""
 MOST_NAMES = 40
 """More tasks than that are numbered, not named."""
 FORMATS = ("png", "svg", "pdf")

@@ -25,7 +25,13 @@ from kif_lightning.reporting.comparison import (
 )
 from kif_lightning.reporting.comparison.figures import FIGURES, drawn
 from kif_lightning.reporting.comparison.published import TABLE, published_results
-from kif_lightning.reporting.comparison.tables import latex, latex_text, markdown_page, summary
+from kif_lightning.reporting.comparison.tables import (
+    latex,
+    latex_text,
+    markdown_page,
+    runs_table,
+    summary,
+)
 from kif_lightning.reporting.figures.style import styled
 from kif_lightning.storage import read_json
 from tests.helpers.compared_runs import compared_run
@@ -395,3 +401,36 @@ def test_a_figure_that_fails_costs_nothing_else(
     assert sorted(files(tmp_path / "out")) == sorted(
         [*("comparison.html", "comparison.json", *report.TABLES), f"figures/{other.name}.svg"]
     )
+
+
+def page_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
+    monkeypatch.setattr(report, "FIGURES", ())
+    return write_comparison(contents(read_runs([folder], **options)), folder / "out").read_text()
+
+
+def test_scores_of_held_out_rows_are_no_test_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"one": [50.0]}
+    held_out = {"evaluation_rows": "held_out"}
+    told = ("stand-in data", "held-out rows of train, not test")
+    for method in ("plain", "other"):
+        compared_run(tmp_path / method, rows, method=method, stand_ins=told, **held_out)
+    page = page_of(tmp_path, monkeypatch)
+    assert "<strong>Scored on held-out rows of train, not on test.</strong>" in page
+    assert "<strong>Measured on stand-in data.</strong>" in page
+    compared_run(tmp_path / "test", rows)
+    page = page_of(tmp_path, monkeypatch, show_differences=True)
+    assert "<strong>Some were scored on held-out rows of train, not on test.</strong>" in page
+
+
+def test_folders_are_told_apart_by_their_last_parts(tmp_path: Path) -> None:
+    for name in ("x/a/run", "y/a/run"):
+        compared_run(tmp_path / name, {"one": [50.0]}, method=name)
+    table = runs_table(contents(read_runs([tmp_path])))
+    place = table.header.index("folder")
+    assert [row[place] for row in table.rows] == ["x/a/run", "y/a/run"]
+    for method in ("plain", "other"):
+        compared_run(tmp_path / "flat" / method, {"one": [50.0]}, method=method)
+    flat = runs_table(contents(read_runs([tmp_path / "flat"])))
+    assert [row[place] for row in flat.rows] == ["other", "plain"]
