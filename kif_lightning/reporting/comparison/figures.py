@@ -25,6 +25,7 @@ from kif_lightning.reporting.figures.style import (
     line_style,
     name_ticks,
     new_figure,
+    print_scores,
     say_stand_ins,
     short,
 )
@@ -35,8 +36,6 @@ LONGEST = 44
 """Characters of a method's label."""
 MOST_LINES = 8
 """Of methods in one panel: more are not told apart."""
-MOST_NUMBERED = 20
-"""Columns of a heat map whose cells still have room for a number."""
 Groups = list[dict[str, Any]]
 
 
@@ -283,19 +282,13 @@ def final_by_task(found: Contents) -> Figure | None:
     image: Any = None
     for axes, (backbone, order, groups) in zip(grid, shown, strict=True):
         names = found["orders"][order]
-        scores = [final_scores(group) for group in groups]
-        cells = [[float("nan") if v is None else v for v in row] for row in scores]
-        image = heat_map(axes, np.array(cells), Normalize(0, 100))
+        # Not evaluated: NaN.
+        cells = np.array([final_scores(group) for group in groups], dtype=np.float64)
+        image = heat_map(axes, cells, Normalize(0, 100))
         axes.set_yticks(range(len(groups)), [short(group["label"], LONGEST) for group in groups])
         name_ticks(axes.xaxis, [f"{i} {name}" for i, name in enumerate(names, 1)], size=7)
         axes.spines[:].set_visible(False)
-        if len(names) <= MOST_NUMBERED:
-            for y, row in enumerate(cells):
-                for x, value in enumerate(row):
-                    colour = "black" if value > 55 else "white"
-                    if value == value:
-                        axes.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour,
-                                  fontsize=7)  # fmt: skip
+        print_scores(axes, cells)
         if len(shown) > 1:
             axes.set_title(clean(f"{backbone}, {order}"), loc="left")
     if left_out:

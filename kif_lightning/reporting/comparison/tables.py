@@ -331,24 +331,28 @@ def show_comparison(found: Contents, console: RunConsole) -> None:
         title = "Percent on each task, when just learnt -> at the end of the stream"
         console.say(titled(title, found))
         console.console.print(_task_table(found))
-    for table in (summary_table(found), *further_tables(found)):
-        console.say(_title(table, found))
-        shown = RichTable(box=None, padding=(0, 2))
-        for place, name in enumerate(table.header):
-            justify: Any = "left" if place < table.words else "right"
-            shown.add_column(escape(name), justify=justify, no_wrap=True)
-        for row in table.rows:
-            shown.add_row(*[escape(cell) for cell in row])
-        if table.rows:
-            console.console.print(shown)
-        if table.note:
-            console.say(f"  {table.note}")
-        if table.title.startswith("Summary"):
-            for name, formula in found["formulas"].items():
-                console.say(f"  {name} = {formula}")
+    _show(summary_table(found), found, console)
+    for name, formula in found["formulas"].items():
+        console.say(f"  {name} = {formula}")
+    for table in further_tables(found):
+        _show(table, found, console)
     if found["unchecked"]:
         told = ", ".join(found["unchecked"])
         console.say(f"Imported runs do not tell, so not compared: {told}.")
+
+
+def _show(table: Table, found: Contents, console: RunConsole) -> None:
+    console.say(_title(table, found))
+    shown = RichTable(box=None, padding=(0, 2))
+    for place, name in enumerate(table.header):
+        justify: Any = "left" if place < table.words else "right"
+        shown.add_column(escape(name), justify=justify, no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*[escape(cell) for cell in row])
+    if table.rows:
+        console.console.print(shown)
+    if table.note:
+        console.say(f"  {table.note}")
 
 
 def _task_table(found: Contents) -> RichTable:
