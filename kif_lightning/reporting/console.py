@@ -106,9 +106,8 @@ class RunConsole:
         self.scores_so_far(names, matrix, untrained, phases, len(names))
         self.metrics(results["metrics"], results["formulas"])
         if "probe" in results:
-            stands_in = [STAND_IN_PROBE] if results["probe"]["stand_in"] else []
-            told = general_ability(results["probe"])
-            self.say(f"{stamped(told, [*stand_in_parts(self.stand_ins), *stands_in])}.")
+            stands_in = probe_stand_ins(self.stand_ins, results["probe"])
+            self.say(f"{stamped(general_ability(results['probe']), stands_in)}.")
 
     def _title(self, text: str) -> str:
         return stamped(text, self.stand_ins)
@@ -123,6 +122,16 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def stand_in_parts(stand_ins: Sequence[str]) -> list[str]:
     """Of what results stand on: not the rows that answers were scored on."""
     return [name for name in stand_ins if name.startswith("stand-in ")]
+
+
+def on_held_out(stand_ins: Sequence[str]) -> bool:
+    """Whether the rest is there too: rows of train were scored, not of test."""
+    return len(stand_ins) > len(stand_in_parts(stand_ins))
+
+
+def probe_stand_ins(stand_ins: Sequence[str], probe: Mapping[str, Any]) -> list[str]:
+    """Of what a probe's numbers stand on: its rows are no task's."""
+    return [*stand_in_parts(stand_ins), *([STAND_IN_PROBE] if probe["stand_in"] else [])]
 
 
 def stamped(text: str, stand_ins: Sequence[str]) -> str:

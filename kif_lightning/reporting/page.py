@@ -56,7 +56,11 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     text = environment.get_template(template).render(version=__version__, **values)
-    # JSON may hold halves of surrogate pairs, which no file can.
+    return writable(text)
+
+
+def writable(text: str) -> str:
+    """JSON may hold halves of surrogate pairs, which no file can: question marks instead."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

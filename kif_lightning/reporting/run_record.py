@@ -18,8 +18,6 @@ Boundary = Mapping[str, Any]
 
 ``number``: of its task, counted from 1.
 """
-HELD_OUT = "held-out rows"
-"""What scores for choosing settings are of, instead of test rows; so begins their stand-in."""
 NEEDED = {"tasks": list, "phases": list, "score_matrix": list, "metrics": dict, "protocol": dict}
 
 
@@ -69,11 +67,6 @@ class RunRecord:
         """Which rows were scored, in a word."""
         return "held-out" if self.held_out else "test"
 
-    @property
-    def stand_in_parts(self) -> Sequence[str]:
-        """Of the stand-ins those of data and model, without the rows that were scored."""
-        return [name for name in self.stand_ins if not name.startswith(HELD_OUT)]
-
     def predictions(self, phase: int, task: int) -> list[dict[str, Any]]:
         """Answers to a task's test rows after a phase: id, prediction, reference, score.
 
@@ -103,7 +96,7 @@ def read_run(folder: Path) -> RunRecord:
         )
     return RunRecord(
         folder=folder,
-        results=_results(folder / "results.json"),
+        results=read_results(folder / "results.json"),
         boundaries=tuple(_read_all(folder / "importance")),
         curves=tuple(_read_all(folder / "curves")),
     )
@@ -115,7 +108,12 @@ def _read_all(folder: Path) -> list[Any]:
     return [{**_object(path), "number": number} for number, path in sorted(found)]
 
 
-def _results(path: Path) -> dict[str, Any]:
+def read_results(path: Path) -> dict[str, Any]:
+    """The content of ``results.json``, with all that tables and figures count on.
+
+    Raises:
+        UserError: it is damaged, or another version made it.
+    """
     found = _object(path)
     version = found.get("schema_version")
     if version != SCHEMA_VERSION:

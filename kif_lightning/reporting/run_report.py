@@ -14,6 +14,7 @@ from kif_lightning.reporting.changed_answers import (
     MOST_TASKS,
     changed_answers,
 )
+from kif_lightning.reporting.console import probe_stand_ins, stand_in_parts
 from kif_lightning.reporting.figures.style import styled, svg
 from kif_lightning.reporting.page import PageTable, picture, render, told
 from kif_lightning.reporting.run_record import RunRecord, read_run
@@ -56,10 +57,12 @@ def report_html(record: RunRecord) -> str:
     """The whole page."""
     results, stamp = record.results, record.results["protocol"]
     shown, absent = _figures(record)
+    probe = results.get("probe")
     return render(
         "run.html.j2",
         title=f"{stamp.get('method')} on {stamp.get('benchmark', 'unknown data')}",
         record=record,
+        stand_in_parts=stand_in_parts(record.stand_ins),
         stamp=stamp,
         findings=results.get("data_findings"),
         identity=run_tables.identity(record),
@@ -72,6 +75,7 @@ def report_html(record: RunRecord) -> str:
         matrix=run_tables.matrix_table(record),
         answers=_answers(record),
         fusion=run_tables.fusion_table(record),
+        probe_stand_ins=probe_stand_ins(record.stand_ins, probe) if probe else [],
         probe=run_tables.probe_table(record),
         phases=run_tables.phase_table(record),
         cost=run_tables.cost_facts(record),
@@ -93,7 +97,8 @@ def _figures(record: RunRecord) -> tuple[list[dict[str, Any]], list[str]]:
                 image.suptitle("")  # the page has it as a heading
                 shown.append(picture(image, svg(image), figure, VECTORS))
             except Exception as error:  # all else of the report is worth having
-                shown.append(told(figure, figures.tell_failure(figure, record, error)))
+                why = figures.tell_failure(figure.name, record.folder, error)
+                shown.append(told(figure, why))
     return shown, absent
 
 

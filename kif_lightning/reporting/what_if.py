@@ -7,8 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole, stamped
-from kif_lightning.reporting.run_record import HELD_OUT
+from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole, on_held_out, stamped
 
 LABEL = "counterfactual, single boundary"
 NOTE = (
@@ -21,14 +20,14 @@ BETA_NOTE = (
 )
 Settings = Mapping[str, Any]
 Answer = Mapping[str, Any]
-"""``settings``, ``scores`` in percent of the tasks learnt so far, ``mean``, ``old_mean``, ``new``,
-``mean_weight`` and ``entropy`` of the fusion weights."""
+"""``settings``, ``scores`` in percent of the tasks learnt so far, ``average``, ``old_mean``,
+``new``, ``mean_weight`` and ``entropy`` of the fusion weights."""
 
 
 def note(stand_ins: Sequence[str]) -> str:
     """What the numbers say and what not, also of the rows that they are of."""
-    if any(name.startswith(HELD_OUT) for name in stand_ins):
-        return f"{NOTE}The scores are of {HELD_OUT} of train: settings may be chosen by them."
+    if on_held_out(stand_ins):
+        return f"{NOTE}The scores are of held-out rows of train: settings may be chosen by them."
     test = "The scores are of test rows: settings chosen by them were chosen on the test."
     return NOTE + test
 
@@ -79,7 +78,7 @@ def show_what_if(
         listed = ", ".join(f"{number} {name}" for number, name in enumerate(shown, start=1))
         console.say(f"Tasks: {listed}.")
     console.say(
-        "mean: over the tasks learnt so far; old tasks: without the new one; share of the past: "
+        "average: over the tasks learnt so far; old tasks: without the new one; share of the past: "
         "mean fusion weight; entropy: mean binary entropy of the weights in bits, 0 = each unit is "
         "all old or all new, 1 = each is the average."
     )

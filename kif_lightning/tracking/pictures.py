@@ -24,7 +24,7 @@ def picture(figure: RunFigure, record: RunRecord) -> tuple[str, np.ndarray, str]
         if drawn is None:
             return None
         pixels = _pixels(drawn)
-    caption = stamped(f"{figure.title}. {figure.caption}", record.stand_ins)
+    caption = stamped(f"{figure.title}. {figure.caption}", figure.stand_ins(record))
     return f"{FIGURES}{figure.name}", pixels, caption
 
 

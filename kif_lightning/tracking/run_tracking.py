@@ -175,7 +175,7 @@ def _close(tracker: Tracker, status: str, exit_status: int) -> None:
 
 @contextmanager
 def _losing_only(what: str) -> Iterator[None]:
-    """The run has ended, and all of it lies in its folder: a failure is only warned of."""
+    """The run has ended, well or not, and its folder has what it left: only warn of a failure."""
     try:
         yield
     except Exception as error:

@@ -146,7 +146,7 @@ def _run(run: Run, single: Single) -> dict[str, Any]:
         "metrics": metrics if versus is None else {**metrics, VS_SINGLE: versus},
         "scores": run.matrix,
         "tasks": list(run.tasks),
-        "cost": run.results["cost"],
+        "cost": run.results.get("cost") or {},
         "stand_ins": list(run.results.get("stand_ins", [])),
     }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -20,20 +19,23 @@ from kif_lightning.reporting.comparison.tables import NOT_THE_SAME
 from kif_lightning.reporting.figures.style import (
     COLOURS,
     MARKERS,
+    clean,
     colour_bar,
     heat_map,
     line_style,
     name_ticks,
     new_figure,
+    print_scores,
     say_stand_ins,
+    short,
 )
 
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "+++", "---")
 MOST_PANELS = 6
+LONGEST = 44
+"""Characters of a method's label."""
 MOST_LINES = 8
 """Of methods in one panel: more are not told apart."""
-MOST_NUMBERED = 20
-"""Columns of a heat map whose cells still have room for a number."""
 Groups = list[dict[str, Any]]
 
 
@@ -61,11 +63,13 @@ def drawn(figure: ComparisonFigure, found: Contents) -> Figure | None:
 
 def _room(labels: Iterable[str]) -> float:
     """Inches that the longest of them takes."""
-    return 0.075 * max(len(_name(label)) for label in labels)
+    return 0.075 * max(len(short(label, LONGEST)) for label in labels)
 
 
-def _name(label: str) -> str:
-    return shorten(label, 44, placeholder=" ...") if " " in label else label[-44:]
+def _placed(label: str, *places: str) -> str:
+    """A method's label with its backbone or order, where there are several."""
+    name = short(label, LONGEST)
+    return f"{name} ({clean(', '.join(places))})" if places else name
 
 
 def _scored(groups: Groups) -> Groups:
@@ -92,7 +96,7 @@ def _panels(
     panels = []
     for axes, (backbone, order, groups) in zip(grid, shown, strict=False):
         if len(shown) > 1:
-            axes.set_title(f"{backbone}, {order}", loc="left")
+            axes.set_title(clean(f"{backbone}, {order}"), loc="left")
         panels.append((axes, groups))
     if left_out:
         _say_left_out(grid[len(shown) - 1], f"{len(left_out)} more pairs of backbone and order")
@@ -101,7 +105,7 @@ def _panels(
 
 def _say_left_out(axes: Axes, what: str) -> None:
     axes.annotate(
-        f"not drawn: {what} (all numbers: comparison.json)",
+        f"not drawn: {clean(what)} (all numbers: comparison.json)",
         (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", fontsize=6,
     )  # fmt: skip
 
@@ -141,7 +145,7 @@ def final_dots(found: Contents) -> Figure | None:
 
 
 def _methods_on_y(axes: Axes, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), [_name(label) for label in labels])
+    axes.set_yticks(range(len(labels)), [short(label, LONGEST) for label in labels])
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
 
@@ -181,7 +185,7 @@ def bars_by_backbone(found: Contents) -> Figure | None:
                 x, height, 0.92 * width, yerr=deviation, capsize=2, edgecolor="black",
                 linewidth=0.6, color=COLOURS[place % 6], alpha=0.85,
                 hatch=HATCHES[(place + place // 6) % len(HATCHES)],
-                label=_name(label) if at == _first_with(label, bars) else None,
+                label=short(label, LONGEST) if at == _first_with(label, bars) else None,
                 error_kw={"linewidth": 1},
             )  # fmt: skip
             top = height + (deviation or 0)
@@ -210,9 +214,9 @@ def _first_with(label: str, bars: Mapping[str, Mapping[str, Any]]) -> int:
 
 def _with_orders(backbone: str, orders: Sequence[str], found: Contents) -> str:
     if len(found["orders"]) == 1:
-        return backbone
+        return clean(backbone)
     told = orders[0] if len(orders) == 1 else f"mean of {len(orders)} orders"
-    return f"{backbone}\n({told})"
+    return f"{clean(backbone)}\n({clean(told)})"
 
 
 def _lines(
@@ -249,7 +253,7 @@ def _lines(
         return None
     for axes, _ in panels:
         axes.set_ylabel("percent")
-    names = [_name(label) for label in labelled]
+    names = [short(label, LONGEST) for label in labelled]
     figure.legend(labelled.values(), names, loc="outside right upper", fontsize=8)
     return figure
 
@@ -278,21 +282,15 @@ def final_by_task(found: Contents) -> Figure | None:
     image: Any = None
     for axes, (backbone, order, groups) in zip(grid, shown, strict=True):
         names = found["orders"][order]
-        scores = [final_scores(group) for group in groups]
-        cells = [[float("nan") if v is None else v for v in row] for row in scores]
-        image = heat_map(axes, np.array(cells), Normalize(0, 100))
-        axes.set_yticks(range(len(groups)), [_name(group["label"]) for group in groups])
+        # Not evaluated: NaN.
+        cells = np.array([final_scores(group) for group in groups], dtype=np.float64)
+        image = heat_map(axes, cells, Normalize(0, 100))
+        axes.set_yticks(range(len(groups)), [short(group["label"], LONGEST) for group in groups])
         name_ticks(axes.xaxis, [f"{i} {name}" for i, name in enumerate(names, 1)], size=7)
         axes.spines[:].set_visible(False)
-        if len(names) <= MOST_NUMBERED:
-            for y, row in enumerate(cells):
-                for x, value in enumerate(row):
-                    colour = "black" if value > 55 else "white"
-                    if value == value:
-                        axes.text(x, y, f"{value:.0f}", ha="center", va="center", color=colour,
-                                  fontsize=7)  # fmt: skip
+        print_scores(axes, cells)
         if len(shown) > 1:
-            axes.set_title(f"{backbone}, {order}", loc="left")
+            axes.set_title(clean(f"{backbone}, {order}"), loc="left")
     if left_out:
         _say_left_out(grid[-1], f"{len(left_out)} more pairs of backbone and order")
     colour_bar(figure, image, list(grid), "percent")  # a longer label would not fit beside two rows
@@ -323,7 +321,7 @@ def cost_and_score(found: Contents) -> Figure | None:
         axes.grid(linewidth=0.4, alpha=0.5)
     if not labelled:
         return None
-    names = [_name(label) for label in labelled]
+    names = [short(label, LONGEST) for label in labelled]
     figure.legend(labelled.values(), names, loc="outside right upper", fontsize=7)
     return figure
 
@@ -347,9 +345,9 @@ def paired_differences(found: Contents) -> Figure | None:
         axes.plot(values, [place] * len(values), "o", color=COLOURS[0], alpha=0.65, markersize=5)
     _methods_on_y(axes, [e["label"] for e in entries])
     if several:
-        labels = [f"{_name(e['label'])} ({e['backbone']}, {e['order']})" for e in entries]
+        labels = [_placed(e["label"], e["backbone"], e["order"]) for e in entries]
         axes.set_yticks(range(len(entries)), labels)
-    axes.set_xlabel(f"AP minus that of {_name(paired['baseline'])} (percent points)")
+    axes.set_xlabel(f"AP minus that of {short(paired['baseline'], LONGEST)} (percent points)")
     return figure
 
 
@@ -369,10 +367,11 @@ def order_study(found: Contents) -> Figure | None:
         points = [(e["orders"][name], y) for y, e in enumerate(study) if name in e["orders"]]
         if points:
             axes.plot(
-                *zip(*points, strict=True), linestyle="", label=name, markersize=6, alpha=0.8,
-                marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)],
+                *zip(*points, strict=True), linestyle="", label=clean(name), markersize=6,
+                alpha=0.8, marker=MARKERS[number % len(MARKERS)],
+                color=COLOURS[number % len(COLOURS)],
             )  # fmt: skip
-    labels = [f"{_name(e['label'])}{' (' + e['backbone'] + ')' if several else ''}" for e in study]
+    labels = [_placed(e["label"], *[e["backbone"]] * several) for e in study]
     _methods_on_y(axes, labels)
     axes.set_yticks(range(len(study)), labels)
     axes.set_xlabel("AP at the end (percent), mean over the seeds of an order")

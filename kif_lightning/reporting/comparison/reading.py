@@ -19,8 +19,8 @@ from kif_lightning.reporting.comparison.protocols import (
     selects_by_dev,
     variants,
 )
-from kif_lightning.reporting.run_record import RunRecord
-from kif_lightning.storage import flat, read_json
+from kif_lightning.reporting.run_record import RunRecord, read_results
+from kif_lightning.storage import flat
 
 IMPORTED = " (imported)"
 
@@ -131,7 +131,7 @@ def read_runs(folders: Sequence[Path], *, show_differences: bool = False) -> lis
             f"A comparison needs at least two different run folders, got "
             f"{', '.join(map(str, found or folders)) or 'none'}."
         )
-    results = {folder: _results(folder / "results.json") for folder in found}
+    results = {folder: read_results(folder / "results.json") for folder in found}
     letters: dict[Path, str] = {}
     if show_differences:
         letters = variants(results)
@@ -143,16 +143,6 @@ def read_runs(folders: Sequence[Path], *, show_differences: bool = False) -> lis
         for backbone in dict.fromkeys(run.backbone for run in runs)
         for group in _labelled([run for run in runs if run.backbone == backbone])
     ]
-
-
-def _results(file: Path) -> Results:
-    found: Any = read_json(file)
-    if not isinstance(found, dict) or not isinstance(found.get("protocol"), dict):
-        raise UserError(
-            f"Expected the results of a run, with its protocol, in {file}, got something else: "
-            "leave it out, or run it again."
-        )
-    return found
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from kif_lightning.errors import UserError
 from kif_lightning.reporting.comparison.contents import Contents
-from kif_lightning.reporting.comparison.figures import FIGURES, drawn
+from kif_lightning.reporting.comparison.figures import FIGURES, ComparisonFigure, drawn
 from kif_lightning.reporting.comparison.tables import (
     SHORT,
     Table,
@@ -25,9 +25,10 @@ from kif_lightning.reporting.comparison.tables import (
     summary_table,
     titled,
 )
+from kif_lightning.reporting.console import on_held_out, stand_in_parts
+from kif_lightning.reporting.figures import tell_failure
 from kif_lightning.reporting.figures.style import FORMATS, save, styled, svg
-from kif_lightning.reporting.page import PageTable, render
-from kif_lightning.reporting.page import picture as on_page
+from kif_lightning.reporting.page import PageTable, picture, render, told, writable
 from kif_lightning.storage import write_json, write_text
 
 PAGE, NUMBERS = "comparison.html", "comparison.json"
@@ -50,31 +51,40 @@ def write_comparison(found: Contents, folder: Path) -> Path:
         UserError: the folder cannot be written.
     """
     try:
-        shown = []
-        with styled():
-            for figure in FIGURES:
-                picture = drawn(figure, found)
-                if picture is None:
-                    # That of an earlier comparison would be taken for one of this.
-                    for ending in FORMATS:
-                        (folder / "figures" / f"{figure.name}.{ending}").unlink(missing_ok=True)
-                    continue
-                text = svg(picture)
-                picture.set_layout_engine("none")  # laid out by now: the files take it over
-                shown.append(on_page(picture, text, figure, f"figures/{figure.name}.svg"))
-                write_text(folder / "figures" / f"{figure.name}.svg", text)
-                for ending in OTHER_FORMATS:
-                    save(picture, folder / "figures" / f"{figure.name}.{ending}")
         write_json(folder / NUMBERS, found)
         for name, table in TABLES.items():
-            write_text(folder / name, table(found))
-        write_text(folder / PAGE, _page(found, shown))
+            write_text(folder / name, writable(table(found)))
+        with styled():
+            shown = [_figure(figure, found, folder / "figures") for figure in FIGURES]
+        write_text(folder / PAGE, _page(found, [figure for figure in shown if figure]))
     except OSError as error:
         raise UserError(
             f"The comparison cannot be written to {folder} ({error.strerror or error}): name a "
             "folder that can be, --out FOLDER."
         ) from error
     return folder / PAGE
+
+
+def _figure(figure: ComparisonFigure, found: Contents, folder: Path) -> dict[str, Any] | None:
+    """Write its files; gives what the page shows of it, None where there is nothing to draw."""
+    # That of an earlier comparison would be taken for one of this.
+    for ending in FORMATS:
+        (folder / f"{figure.name}.{ending}").unlink(missing_ok=True)
+    try:
+        image = drawn(figure, found)
+        if image is None:
+            return None
+        text = svg(image)
+        image.set_layout_engine("none")  # laid out by now: the files take it over
+        shown = picture(image, text, figure, f"figures/{figure.name}.svg")
+        write_text(folder / f"{figure.name}.svg", text)
+        for ending in OTHER_FORMATS:
+            save(image, folder / f"{figure.name}.{ending}")
+    except OSError:
+        raise
+    except Exception as error:  # all else of the comparison is worth having
+        return told(figure, tell_failure(figure.name, "the comparison", error))
+    return shown
 
 
 def _page(found: Contents, shown: list[dict[str, Any]]) -> str:
@@ -93,6 +103,8 @@ def _page(found: Contents, shown: list[dict[str, Any]]) -> str:
         found=found,
         title=titled("Comparison of runs", found),
         banner=banner(found),
+        stand_in_parts=stand_in_parts(found["stand_ins"]),
+        held_out=_held_out(found),
         about=[
             ("benchmark", ", ".join(found["benchmarks"])),
             ("backbone", ", ".join(found["backbones"])),
@@ -104,11 +116,18 @@ def _page(found: Contents, shown: list[dict[str, Any]]) -> str:
         ],
         figures=shown,
         protocol=json.dumps(found["protocol"], indent=1),
-        **{name: _on_page(make(found)) for name, make in tables.items()},
+        **{name: _page_table(make(found)) for name, make in tables.items()},
     )
 
 
-def _on_page(table: Table | None) -> PageTable | None:
+def _held_out(found: Contents) -> str:
+    """How many runs were scored on other rows than test, in words; empty where none was."""
+    runs = [run for group in found["groups"] for run in group["runs"]]
+    held_out = {on_held_out(run["stand_ins"]) for run in runs}
+    return "" if held_out == {False} else "Scored" if held_out == {True} else "Some were scored"
+
+
+def _page_table(table: Table | None) -> PageTable | None:
     if table is None:
         return None
     return PageTable(

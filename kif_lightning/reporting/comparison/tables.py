@@ -158,7 +158,7 @@ def differences_table(found: Contents) -> Table | None:
         title=f"{NOT_THE_SAME}: what differs",
         header=["key", *letters],
         rows=rows,
-        note=f"{runs}; which runs: summary.csv, column protocol.",
+        note=f"{runs}; which runs: column protocol of summary.csv (--out FOLDER).",
         words=1 + len(letters),
     )
 
@@ -293,9 +293,10 @@ def _source(entry: Mapping[str, Any]) -> str:
 def runs_table(found: Contents) -> Table:
     """One row a run."""
     names = list(found["formulas"])
+    endings = _endings([run["folder"] for group in found["groups"] for run in group["runs"]])
     rows = [
         [
-            *(group["label"], group["backbone"], group["order"], Path(run["folder"]).name),
+            *(group["label"], group["backbone"], group["order"], endings[run["folder"]]),
             "" if run["seed"] is None else str(run["seed"]),
             *[_number(run["metrics"].get(name)) for name in names],
         ]
@@ -310,6 +311,15 @@ def runs_table(found: Contents) -> Table:
     )
 
 
+def _endings(folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> its path's last parts, of all as few as tell them apart."""
+    parts = {folder: Path(folder).parts for folder in folders}
+    few = 1
+    while len({own[-few:] for own in parts.values()}) < len(set(parts.values())):
+        few += 1
+    return {folder: str(Path(*own[-few:])) for folder, own in parts.items()}
+
+
 def _number(value: float | None, digits: int = 1) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
@@ -321,24 +331,28 @@ def show_comparison(found: Contents, console: RunConsole) -> None:
         title = "Percent on each task, when just learnt -> at the end of the stream"
         console.say(titled(title, found))
         console.console.print(_task_table(found))
-    for table in (summary_table(found), *further_tables(found)):
-        console.say(_title(table, found))
-        shown = RichTable(box=None, padding=(0, 2))
-        for place, name in enumerate(table.header):
-            justify: Any = "left" if place < table.words else "right"
-            shown.add_column(escape(name), justify=justify, no_wrap=True)
-        for row in table.rows:
-            shown.add_row(*[escape(cell) for cell in row])
-        if table.rows:
-            console.console.print(shown)
-        if table.note:
-            console.say(f"  {table.note}")
-        if table.title.startswith("Summary"):
-            for name, formula in found["formulas"].items():
-                console.say(f"  {name} = {formula}")
+    _show(summary_table(found), found, console)
+    for name, formula in found["formulas"].items():
+        console.say(f"  {name} = {formula}")
+    for table in further_tables(found):
+        _show(table, found, console)
     if found["unchecked"]:
         told = ", ".join(found["unchecked"])
         console.say(f"Imported runs do not tell, so not compared: {told}.")
+
+
+def _show(table: Table, found: Contents, console: RunConsole) -> None:
+    console.say(_title(table, found))
+    shown = RichTable(box=None, padding=(0, 2))
+    for place, name in enumerate(table.header):
+        justify: Any = "left" if place < table.words else "right"
+        shown.add_column(escape(name), justify=justify, no_wrap=True)
+    for row in table.rows:
+        shown.add_row(*[escape(cell) for cell in row])
+    if table.rows:
+        console.console.print(shown)
+    if table.note:
+        console.say(f"  {table.note}")
 
 
 def _task_table(found: Contents) -> RichTable:

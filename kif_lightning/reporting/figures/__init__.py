@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from kif_lightning.errors import require_choice
+from kif_lightning.reporting.console import stand_in_parts
 from kif_lightning.reporting.figures import fusion_audit, probe, scores, training
 from kif_lightning.reporting.figures.style import FORMATS, save, say_stand_ins, styled
 from kif_lightning.reporting.run_record import RunRecord
@@ -31,19 +32,26 @@ class RunFigure:
     caption: str
     """How to read it, in a sentence or two."""
     draw: Draw
+    of_rows: bool = True
+    """Whether it shows what became of the rows that were scored: held-out ones are told then."""
+
+    def stand_ins(self, record: RunRecord) -> Sequence[str]:
+        """What only stands for something real in it."""
+        return record.stand_ins if self.of_rows else stand_in_parts(record.stand_ins)
 
 
-def _figure(name: str, title: str, draw: Draw, caption: str) -> RunFigure:
+def _figure(name: str, title: str, draw: Draw, caption: str, *, of_rows: bool = True) -> RunFigure:
     """All figures tell their title, the run and its stand-ins: none can forget it."""
 
     def told(record: RunRecord) -> Figure | None:
         figure = draw(record)
         if figure is not None:
             figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-            say_stand_ins(figure, record.stand_ins, _run(record))
+            say_stand_ins(figure, about.stand_ins(record), _run(record))
         return figure
 
-    return RunFigure(name=name, title=title, caption=caption, draw=told)
+    about = RunFigure(name=name, title=title, caption=caption, draw=told, of_rows=of_rows)
+    return about
 
 
 def _run(record: RunRecord) -> str:
@@ -96,6 +104,7 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         "below it: the stream has cost ability that no task asks for. Loss can also fall, as a "
         "model learns to answer in few words. Where tasks have weights of their own, those of the "
         "newest task answer.",
+        of_rows=False,
     ),
     _figure(
         "importance",
@@ -103,6 +112,7 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         fusion_audit.importance,
         "Importance of the skill units, normalised to 0..1 over all units of a task, then averaged "
         "over the units of a layer and module. Colours are logarithmic.",
+        of_rows=False,
     ),
     _figure(
         "fusion_classes",
@@ -110,6 +120,7 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         fusion_audit.fusion_classes,
         "Important to past tasks and this one (task-shared), to one side only, or to neither. "
         "A number is left out where its bar is too low for it.",
+        of_rows=False,
     ),
     _figure(
         "fusion_weights",
@@ -118,6 +129,7 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         "Above: share of units by lam, the share of the past in the fused weights (0: only the new "
         "task, 1: only the past); the darker the more, on a logarithmic scale; white: none. "
         "Below: mean binary entropy of lam; 1 bit is plain averaging, 0 a hard choice.",
+        of_rows=False,
     ),
     _figure(
         "fusion_where",
@@ -125,6 +137,7 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         fusion_audit.fusion_where,
         "Mean lam over the units of a layer and module: bright parts kept the past, dark ones took "
         "the new task's weights. The colours span what occurs, 0.5 in the middle.",
+        of_rows=False,
     ),
     _figure(
         "training_curve",
@@ -132,12 +145,14 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         training.training_curve,
         "Loss of each optimizer step, penalties included; dotted lines: a new task begins. Of long "
         "runs: means of neighbouring steps, shaded from their lowest to their highest.",
+        of_rows=False,
     ),
     _figure(
         "cost",
         "Time of each phase",
         training.cost,
         "Training, the work at the task boundary (identification, fusion, replay) and evaluation.",
+        of_rows=False,
     ),
 )
 
@@ -164,7 +179,7 @@ def save_figures(record: RunRecord, folder: Path, formats: Sequence[str]) -> lis
             except OSError:
                 raise
             except Exception as error:  # the other figures are worth having
-                tell_failure(one, record, error)
+                tell_failure(one.name, record.folder, error)
     return written
 
 
@@ -174,10 +189,10 @@ def require_formats(formats: Sequence[str]) -> None:
         require_choice("The format of figures", ending, FORMATS)
 
 
-def tell_failure(figure: RunFigure, record: RunRecord, error: Exception) -> str:
+def tell_failure(name: str, of: object, error: Exception) -> str:
     """Warn that a figure could not be drawn; gives why, in a line."""
     why = f"{type(error).__name__}: {error}".splitlines()[0]
     logging.getLogger(__name__).warning(
-        "The figure %s of %s could not be drawn (%s).", figure.name, record.folder, why
+        "The figure %s of %s could not be drawn (%s).", name, of, why
     )
     return why

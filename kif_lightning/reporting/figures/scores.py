@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -16,21 +15,22 @@ from numpy.typing import NDArray
 
 from kif_lightning.metrics.transfer import average_so_far, forgetting_by_task
 from kif_lightning.reporting.figures.style import (
+    ANNOTATED,
     COLOURS,
     colour_bar,
+    colour_on,
     heat_map,
     legend_above,
     line_style,
     name_ticks,
     new_figure,
+    print_scores,
     room_for,
     short,
     width_for,
 )
 from kif_lightning.reporting.run_record import RunRecord
 
-ANNOTATED = 20
-"""Tasks of which each number is printed; more would not be legible."""
 MULTIPLES = 24
 """Tasks that get a panel each."""
 PER_CENT = Normalize(0, 100)
@@ -51,26 +51,17 @@ def score_matrix(record: RunRecord) -> Figure:
     image = heat_map(axes, values, PER_CENT)
     diagonal = {(k + before, k) for k in range(len(values) - before)} if _one_by_one(record) else ()
     for row, column in diagonal:
-        colour = _on(values[row, column])
+        colour = colour_on(values[row, column])
         frame = Rectangle((column - 0.44, row - 0.44), 0.88, 0.88, fill=False, edgecolor=colour)
         frame.set_linewidth(1.2 if len(record.tasks) <= ANNOTATED else 0.5)
         axes.add_patch(frame)
-    if len(record.tasks) <= ANNOTATED:
-        _print_numbers(axes, values)
+    print_scores(axes, values)
     name_ticks(axes.xaxis, record.tasks)
     name_ticks(axes.yaxis, names, numbers=range(1 - before, len(record.phases) + 1))
     axes.set(xlabel="scored on", ylabel="after learning")
     axes.spines[["top", "right"]].set_visible(True)
     colour_bar(figure, image, axes, "score (percent)")
     return figure
-
-
-def _print_numbers(axes: Axes, values: NDArray[np.float64]) -> None:
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isnan(value):
-            text = f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
-            colour = _on(value)
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
 
 def trajectories(record: RunRecord) -> Figure | None:
@@ -202,8 +193,3 @@ def _one_by_one(record: RunRecord) -> bool:
 def _numbers(matrix: Sequence[Sequence[float | None]]) -> NDArray[np.float64]:
     """Not evaluated: NaN."""
     return np.array(matrix, dtype=np.float64)
-
-
-def _on(value: float) -> str:
-    """What can be read on the colour of that score."""
-    return "white" if value < 48 else "black"

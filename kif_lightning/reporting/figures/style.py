@@ -31,8 +31,8 @@ SCORE_MAP = "cividis"
 """From dark to light evenly, in colour, in grey and for the colour-blind."""
 SHARE_MAP = "cividis_r"
 """The other way round where white is none: the more, the darker."""
-CHANGE_MAP = "PuOr"
-"""Losses orange, gains violet, none white."""
+ANNOTATED = 20
+"""Tasks of which each number is printed; more would not be legible."""
 MOST_NAMES = 40
 """More tasks than that are numbered, not named."""
 FORMATS = ("png", "svg", "pdf")
@@ -167,6 +167,22 @@ def heat_map(
     axes.patch.set(facecolor="white", edgecolor="#c8c8c8", hatch="////")
     shown = np.ma.masked_invalid(values)
     return axes.imshow(shown, cmap=colours, norm=norm, interpolation="none", aspect="auto")
+
+
+def print_scores(axes: Axes, values: NDArray[np.float64]) -> None:
+    """Each cell's percent on a heat map of few columns; of many none."""
+    if values.shape[1] > ANNOTATED:
+        return
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isnan(value):
+            text = f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+            colour = colour_on(value)
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+
+
+def colour_on(value: float) -> str:
+    """What can be read on the colour of that score."""
+    return "white" if value < 48 else "black"
 
 
 def svg(figure: Figure) -> str:

@@ -302,6 +302,10 @@ def test_scores_for_choosing_settings_are_no_test_results(
     assert table(found, "Each task")[0][2] == "held-out rows"
     assert "Answers to the same held-out rows" in " ".join(found.tables)
     assert "Test row" not in found.words
+    headings = re.findall(r'<h2 id="(\w+)">(.*)</h2>', (folder / "report.html").read_text())
+    assert [name for name, text in headings if held_out in text] == ["numbers", "scores", "answers"]
+    on_parts = [name for name, text in headings if "stand-in data" in text]
+    assert len(on_parts) == (5 if stand_ins else 0)
 
 
 def test_when_scores_were_taken_is_said(tmp_path: Path) -> None:
@@ -332,6 +336,9 @@ def test_the_probe_is_shown_where_there_is_one(tmp_path: Path) -> None:
     folder = fake_run(tmp_path, num_tasks=2)
     assert "General ability" not in read(folder).words
     rows = table(read(edited(folder, lambda r: r.update(probe=probe))), "Probe own (stand-in)")
+    assert re.search(
+        r'id="probe">.*and stand-in probe</small>', (folder / "report.html").read_text()
+    )
     assert rows[1:] == [
         ["untrained", "60.0", "", "2"],
         ["1 task_a", "51.5", "-8.5", "2.25"],

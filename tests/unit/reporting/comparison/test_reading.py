@@ -388,11 +388,31 @@ def test_costs_that_differ_between_seeds_are_all_told(tmp_path: Path) -> None:
     assert row[HEADER.index("trained weights")] == "1,000 (4,000 kept) / 1,000 (7,000 kept)"
 
 
-@pytest.mark.parametrize("results", [{}, [], {"protocol": None}])
-def test_results_of_something_else_are_named(results: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("results", "told"),
+    [
+        ({}, r"got None in .*b/results\.json"),
+        ([], r"b/results\.json is damaged"),
+        ({**record("b"), "protocol": None}, r"b/results\.json is damaged \(no usable protocol\)"),
+        ({**record("b"), "tasks": None}, r"b/results\.json is damaged \(no usable tasks\)"),
+        ({**record("b"), "tasks": [{}]}, r"b/results\.json is damaged \(no usable tasks\)"),
+    ],
+)
+def test_results_of_something_else_are_named(results: Any, told: str, tmp_path: Path) -> None:
     folders = [folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", results)]
-    with pytest.raises(UserError, match=r"with its protocol, in .*b/results\.json"):
+    with pytest.raises(UserError, match=told):
         read_runs(folders)
+
+
+@pytest.mark.parametrize("cost", [{}, {"cost": None}])
+def test_a_run_that_does_not_tell_its_cost_is_compared(
+    cost: dict[str, Any], tmp_path: Path
+) -> None:
+    run = record("untold")
+    del run["cost"]
+    text = shown(folder(tmp_path / "a", record("plain")), folder(tmp_path / "b", {**run, **cost}))
+    minutes = next(line for line in text.splitlines() if line.strip().startswith("minutes"))
+    assert minutes.split() == ["minutes", "1.5"]
 
 
 def test_settings_tell_more_plainly_than_their_class(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
@@ -23,7 +25,13 @@ from kif_lightning.reporting.comparison import (
 )
 from kif_lightning.reporting.comparison.figures import FIGURES, drawn
 from kif_lightning.reporting.comparison.published import TABLE, published_results
-from kif_lightning.reporting.comparison.tables import latex, latex_text, markdown_page, summary
+from kif_lightning.reporting.comparison.tables import (
+    latex,
+    latex_text,
+    markdown_page,
+    runs_table,
+    summary,
+)
 from kif_lightning.reporting.figures.style import styled
 from kif_lightning.storage import read_json
 from tests.helpers.compared_runs import compared_run
@@ -354,3 +362,75 @@ def test_two_hundred_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len((tmp_path / "out" / "summary.csv").read_text().splitlines()) == 201
     lines = (tmp_path / "out" / "figures" / "average_as_tasks_arrive.svg").read_text()
     assert "12 methods of lower AP" in lines
+
+
+ODD = "a\x07\ud800\uffff"
+
+
+def test_characters_that_no_figure_may_have_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(report, "OTHER_FORMATS", ())
+    for method in ("plain", ODD):
+        for place, order in enumerate((("one", "two"), ("two", "one"))):
+            for backbone in ("small", ODD):
+                more = {"method": method, "backbone": backbone, "order_name": f"{place}{ODD}"}
+                folder = tmp_path / "runs" / str(len(list(tmp_path.rglob("results.json"))))
+                compared_run(folder, {task: [50.0] for task in order}, **more)
+    write_comparison(contents(read_runs([tmp_path / "runs"]), baseline="plain"), tmp_path / "out")
+    assert not caplog.records
+    files = sorted((tmp_path / "out" / "figures").glob("*.svg"))
+    assert [path.stem for path in files] == sorted(figure.name for figure in FIGURES)
+    for path in files:
+        ElementTree.fromstring(path.read_text())  # noqa: S314
+
+
+def test_a_figure_that_fails_costs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> Any:
+        raise ZeroDivisionError("nothing there")
+
+    one, other = FIGURES[0], FIGURES[4]
+    monkeypatch.setattr(report, "OTHER_FORMATS", ())
+    monkeypatch.setattr(report, "FIGURES", (replace(one, draw=fails), other))
+    for method in ("plain", "other"):
+        compared_run(tmp_path / method, {"one": [50.0]}, method=method)
+    page = write_comparison(contents(read_runs([tmp_path])), tmp_path / "out").read_text()
+    assert "could not be drawn (ZeroDivisionError: nothing there)" in page
+    assert sorted(files(tmp_path / "out")) == sorted(
+        [*("comparison.html", "comparison.json", *report.TABLES), f"figures/{other.name}.svg"]
+    )
+
+
+def page_of(folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> str:
+    monkeypatch.setattr(report, "FIGURES", ())
+    return write_comparison(contents(read_runs([folder], **options)), folder / "out").read_text()
+
+
+def test_scores_of_held_out_rows_are_no_test_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = {"one": [50.0]}
+    held_out = {"evaluation_rows": "held_out"}
+    told = ("stand-in data", "held-out rows of train, not test")
+    for method in ("plain", "other"):
+        compared_run(tmp_path / method, rows, method=method, stand_ins=told, **held_out)
+    page = page_of(tmp_path, monkeypatch)
+    assert "<strong>Scored on held-out rows of train, not on test.</strong>" in page
+    assert "<strong>Measured on stand-in data.</strong>" in page
+    compared_run(tmp_path / "test", rows)
+    page = page_of(tmp_path, monkeypatch, show_differences=True)
+    assert "<strong>Some were scored on held-out rows of train, not on test.</strong>" in page
+
+
+def test_folders_are_told_apart_by_their_last_parts(tmp_path: Path) -> None:
+    for name in ("x/a/run", "y/a/run"):
+        compared_run(tmp_path / name, {"one": [50.0]}, method=name)
+    table = runs_table(contents(read_runs([tmp_path])))
+    place = table.header.index("folder")
+    assert [row[place] for row in table.rows] == ["x/a/run", "y/a/run"]
+    for method in ("plain", "other"):
+        compared_run(tmp_path / "flat" / method, {"one": [50.0]}, method=method)
+    flat = runs_table(contents(read_runs([tmp_path / "flat"])))
+    assert [row[place] for row in flat.rows] == ["other", "plain"]

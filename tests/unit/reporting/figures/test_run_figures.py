@@ -48,6 +48,13 @@ def test_the_real_thing_is_not_called_a_stand_in(tmp_path: Path) -> None:
         assert "kif, t5_nano, made_up" in text
 
 
+def test_held_out_rows_are_told_where_they_were_scored_alone(tmp_path: Path) -> None:
+    held_out = "held-out rows of train, not test"
+    found = drawn(tmp_path, num_tasks=3, stand_ins=("stand-in data", held_out))
+    assert [name for name, text in found.items() if held_out in text] == ALL[:4]
+    assert all("stand-in data" in text for text in found.values())
+
+
 @pytest.mark.parametrize(
     ("settings", "names"),
     [
