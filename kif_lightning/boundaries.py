@@ -135,7 +135,8 @@ def find_boundary(run: Path, asked: str | None) -> KeptBoundary:
     if not kept:
         raise UserError(
             f"Expected a run that kept its boundaries, but {run / FOLDER} holds none: run it with "
-            "keep_boundaries=true, at least to the end of its second task (the first is not fused)."
+            "keep_boundaries=true, at least to the end of its second task (the first is not "
+            "fused); one that has ended, with rerun=true or another run_dir=FOLDER too."
         )
     for boundary in kept:
         if asked == boundary.task or (asked or "").lstrip("0") == str(boundary.number):

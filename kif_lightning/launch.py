@@ -22,8 +22,9 @@ from rich.console import Console
 
 from kif_lightning import ranks
 from kif_lightning.assembly import build_benchmark, build_parts, build_probe, fixed
+from kif_lightning.boundaries import FOLDER
 from kif_lightning.checkup import examine_run
-from kif_lightning.errors import UserError
+from kif_lightning.errors import UserError, collecting_errors, require_choice
 from kif_lightning.interruption import EXIT_STATUS, Interrupted, Interruption
 from kif_lightning.plan import show_plan
 from kif_lightning.probe import require_same_probe
@@ -41,6 +42,12 @@ NOT_SETTINGS = (
     *("plan", "examine_data", "logger", "keep_boundaries", "report"),
 )
 """Keys that change where, what is shown and what is kept meanwhile, never what is computed."""
+SWITCHES = (
+    *("rerun", "plan", "report", "examine_data", "keep_boundaries", "save_model"),
+    *("evaluation.untrained", "evaluation.next_task"),
+    *("backbone.compile", "backbone.gradient_checkpointing"),
+)
+"""Keys that are true or false."""
 WORDS = ("title", "paper", "published", "strength")
 """What a method's yaml says of itself, of which its numbers know nothing."""
 OF_HELD_OUT = ("rows", "held_out_rows", "held_out_share")
@@ -133,7 +140,12 @@ def _telling_full_disks(config: DictConfig) -> Iterator[None]:
 def run(
     config: DictConfig, console: RunConsole, interruption: Interruption | None = None
 ) -> dict[str, Any] | None:
-    """Run, resume or show the run of a config; returns its results (None for a plan)."""
+    """Run, resume or show the run of a config; returns its results (None for a plan).
+
+    Raises:
+        UserError: a mistake; nothing has been written or deleted, but where it comes from training.
+    """
+    _check_switches(config)
     settings = run_settings(config)
     folder = RunFolder(run_path(config))
     if not config.plan and not config.rerun and folder.is_finished(settings):
@@ -141,6 +153,7 @@ def run(
         console.say(f"Finished already: {folder.path} (rerun=true starts anew).")
         results = folder.results()
         console.finished(results)
+        _tell_missed(config, folder, console)
         _report(config, folder, console)
         return results
     runner = new_runner(config, console, interruption)
@@ -199,6 +212,26 @@ def _report(
         )
     else:
         console.say(f"Report: {path}")
+
+
+def _check_switches(config: DictConfig) -> None:
+    """Any word but false would count as true: rerun=no would delete a run."""
+    with collecting_errors() as mistakes:
+        for key in SWITCHES:
+            require_choice(key, OmegaConf.select(config, key), (True, False))
+    if mistakes:
+        raise UserError.joined(mistakes)
+
+
+def _tell_missed(config: DictConfig, folder: RunFolder, console: RunConsole) -> None:
+    """What is asked for now and was not when the run was made."""
+    places = {f"logger={name}": "logs" if name == "csv" else str(name) for name in config.logger}
+    if config.keep_boundaries:
+        places["keep_boundaries=true"] = FOLDER
+    for key in (key for key, place in places.items() if not (folder.path / place).is_dir()):
+        console.say(
+            f"{key} has no effect on a finished run: add rerun=true, or another run_dir=FOLDER."
+        )
 
 
 def _compare_data(config: DictConfig, folder: RunFolder, console: RunConsole) -> None:

@@ -90,9 +90,11 @@ def read_run(folder: Path) -> RunRecord:
             made it.
     """
     if not (folder / "results.json").is_file():
+        held = sorted(path.parent.name for path in folder.glob("*/results.json"))
+        way = f"name one of the runs in it ({', '.join(held[:5])})" if held else "run it to the end"
         raise UserError(
-            f"Expected the folder of a finished run, but there is no results.json in {folder}: run "
-            "it to the end first."
+            f"Expected the folder of a finished run, but there is no results.json in {folder}: "
+            f"{way} first."
         )
     return RunRecord(
         folder=folder,

@@ -227,6 +227,25 @@ def test_finished_run_is_shown_and_rerun_starts_anew(
     assert outcome(tmp_path / "run") == before
 
 
+def test_what_is_no_truth_value_deletes_no_run(config: Any, tmp_path: Path) -> None:
+    run_stream(config("run"))
+    before = outcome(tmp_path / "run")
+    for wrong in ("rerun=no", "rerun=nope"):
+        with pytest.raises(UserError, match="rerun must be True or False, got 'no"):
+            run_stream(config("run", wrong))
+    with pytest.raises(UserError, match=r"plan must be .*\n.*evaluation\.untrained must be"):
+        run_stream(config("run", "plan=ture", "evaluation.untrained=perhaps"))
+    assert outcome(tmp_path / "run") == before
+
+
+def test_what_a_finished_run_did_not_keep_is_told(config: Any) -> None:
+    run_stream(config("run"))
+    _, said = run_stream(config("run", "keep_boundaries=true", "logger=csv"))
+    for key in ("keep_boundaries=true", "logger=csv"):
+        assert f"{key} has no effect on a finished run: add rerun=true" in said
+    assert "has no effect on a finished run" not in run_stream(config("run"))[1]
+
+
 def test_folder_of_something_else_is_left_alone(config: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("years of work")

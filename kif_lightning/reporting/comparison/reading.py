@@ -148,6 +148,8 @@ def read_runs(folders: Sequence[Path], *, show_differences: bool = False) -> lis
 def _runs_in(folder: Path) -> list[Path]:
     if (folder / "results.json").is_file():
         return [folder]
+    if (folder / "comparison.json").is_file():
+        return []  # as runs/demo/* names it, too
     runs = sorted(path.parent for path in folder.rglob("results.json"))
     if not runs:
         raise UserError(
@@ -200,6 +202,7 @@ def _differences(runs: Iterable[Run]) -> dict[str, str]:
     every = {run.settings: flat(_settings(run.results)) for run in runs}
     keys = sorted({key for own in every.values() for key in own})
     keys = [key for key in keys if len({repr(own.get(key, ABSENT)) for own in every.values()}) > 1]
+    keys = [key for key in keys if not any(_repeats(key, other, every.values()) for other in keys)]
     told = {}
     for settings, own in every.items():
         # What others have and this one has not is told by their labels.
@@ -211,6 +214,11 @@ def _differences(runs: Iterable[Run]) -> dict[str, str]:
         settings: text if counts[text] == 1 else _values(every[settings], keys)
         for settings, text in told.items()
     }
+
+
+def _repeats(key: str, other: str, every: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether a part of a part (``boundary.fusion.rule.tau``) only says what the part does."""
+    return key.endswith(f".{other}") and all(own.get(key) == own.get(other) for own in every)
 
 
 def _values(own: Mapping[str, Any], keys: Iterable[str]) -> str:
@@ -227,7 +235,9 @@ def _settings(found: Results) -> Any:
     """A method's settings, to tell it from others; of an imported run only where it came from."""
     if is_imported(found):
         return {"from": found["protocol"]["imported"].get("from")}
-    return _without_seeds(found["protocol"].get("method_settings"))
+    settings = _without_seeds(found["protocol"].get("method_settings"))
+    probe = found["protocol"].get("probe")  # which is asked beside, and makes another run of it
+    return {**(settings or {}), "probe": probe["name"]} if probe else settings
 
 
 def _without_seeds(settings: Any) -> Any:

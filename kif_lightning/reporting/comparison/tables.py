@@ -346,7 +346,9 @@ def _show(table: Table, found: Contents, console: RunConsole) -> None:
     shown = RichTable(box=None, padding=(0, 2))
     for place, name in enumerate(table.header):
         justify: Any = "left" if place < table.words else "right"
-        shown.add_column(escape(name), justify=justify, no_wrap=True)
+        # Where room is short, words are wrapped and numbers never cut.
+        words = place < table.words or name == "note"
+        shown.add_column(escape(name), justify=justify, no_wrap=not words, overflow="fold")
     for row in table.rows:
         shown.add_row(*[escape(cell) for cell in row])
     if table.rows:

@@ -91,7 +91,7 @@ RUN_FIGURES: tuple[RunFigure, ...] = (
         "Forgetting of each task",
         scores.forgetting,
         "max over j <= i < T-1 of a[i][j] - a[T-1][j]: a task's best score before the last task "
-        "was learnt, minus its final one. Below zero (hatched): it gained. F.Ra is the mean; the "
+        "was learnt, minus its final one. Below zero (hatched): it gained. Dashed: the mean. The "
         "last task could not be forgotten yet. A question mark: a score that it needs is missing.",
     ),
     _figure(

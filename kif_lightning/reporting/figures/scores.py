@@ -176,7 +176,7 @@ def forgetting(record: RunRecord) -> Figure | None:
         axes.annotate("?", (place, 0), (0, 2), textcoords="offset points", ha="center", fontsize=7)
     rate = record.results["metrics"].get("forgetting_rate")
     if rate is not None:
-        axes.axhline(rate, color="black", linestyle="--", linewidth=1, label=f"F.Ra {rate:.1f}")
+        axes.axhline(rate, color="black", linestyle="--", linewidth=1, label=f"mean {rate:.1f}")
         legend_above(axes)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_ylim(1.15 * min(np.nanmin(heights), 0) - 0.5, 1.15 * max(np.nanmax(heights), 4))

@@ -26,6 +26,7 @@ from kif_lightning.reporting.comparison import (
 )
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.results import results_record
+from kif_lightning.reporting.run_record import read_run
 
 
 def record(method: str, *, stand_ins: tuple[str, ...] = (), **protocol: Any) -> dict[str, Any]:
@@ -474,3 +475,29 @@ def test_answers_come_in_one_precision_or_in_that_of_training(
         return
     with pytest.raises(UserError, match=r"different: evaluation_precision\)"):
         read_runs(folders)
+
+
+def test_a_setting_that_a_part_takes_over_is_told_once(tmp_path: Path) -> None:
+    for tau in (0.1, 0.5):
+        rule = {"tau": tau}
+        settings = {"rule": rule, "boundary": {"fusion": {"rule": rule}}}
+        folder(tmp_path / str(tau), record("m", method_settings=settings))
+    labels = [group.label for group in read_runs([tmp_path])]
+    assert labels == ["m (rule.tau=0.1)", "m (rule.tau=0.5)"]
+
+
+def test_a_run_with_a_probe_is_no_second_run_of_the_same(tmp_path: Path) -> None:
+    plain = record("m", method_settings={}, seed=1)
+    folder(tmp_path / "a", plain)
+    folder(tmp_path / "b", record("m", method_settings={}, seed=1, probe={"name": "general"}))
+    labels = [group.label for group in read_runs([tmp_path])]
+    assert labels == ["m (probe=absent)", "m (probe=general)"]
+
+
+def test_the_folder_of_a_comparison_holds_no_run(tmp_path: Path) -> None:
+    runs = [folder(tmp_path / name, record(name)) for name in "ab"]
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "comparison.json").write_text("{}")
+    assert len(read_runs([*runs, tmp_path / "c"])) == 2
+    with pytest.raises(UserError, match=r"name one of the runs in it \(a, b\) first"):
+        read_run(tmp_path)

@@ -169,7 +169,7 @@ def test_forgetting_is_the_best_earlier_score_minus_the_final_one(tmp_path: Path
     assert [bool(bar.get_hatch()) for bar in bars] == [False, True]  # the second gained
     assert [text.get_text() for text in axes.texts] == ["5", "-2"]
     assert labels(axes)[0] == ["task_a", "task_b"]
-    rate = next(line for line in axes.lines if line.get_label() == "F.Ra 1.5")
+    rate = next(line for line in axes.lines if line.get_label() == "mean 1.5")
     assert list(rate.get_ydata()) == [1.5, 1.5]
 
 
@@ -179,7 +179,7 @@ def test_unknown_forgetting_has_a_question_mark(tmp_path: Path) -> None:
     said = {text.get_text(): text.xy[0] for text in axes.texts if text.get_text()}
     assert said == {"30": 1.0, "?": 0}
     np.testing.assert_array_equal([bar.get_height() for bar in axes.patches], [np.nan, 30])
-    assert len(axes.lines) == 1  # zero, but no F.Ra
+    assert len(axes.lines) == 1  # zero, but no mean
 
 
 def test_unknown_forgetting_is_marked_among_many_tasks(tmp_path: Path) -> None:
