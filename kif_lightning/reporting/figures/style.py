@@ -175,7 +175,7 @@ def print_scores(axes: Axes, values: NDArray[np.float64]) -> None:
         return
     for (row, column), value in np.ndenumerate(values):
         if not np.isnan(value):
-            text = f"{value:.0f}" if float(value).is_integer() else f"{value:.1f}"
+            text = f"{value:.1f}".removesuffix(".0")
             colour = colour_on(value)
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
