@@ -21,6 +21,7 @@ from kif_lightning.batches import (
     StepPlan,
     TrainingBatches,
     TrainingLoader,
+    as_is,
 )
 from kif_lightning.errors import UserError, require_choice, require_count
 from kif_lightning.interfaces import Backbone, Batch, Benchmark, Decode, Example, Row, Task
@@ -268,7 +269,7 @@ class ContinualDataModule(LightningDataModule):
         )
         parted = parted and self.length_grouping != "none"
         dataset = TrainingBatches(self.backbone, examples, self.pass_overhead if parted else None)
-        return TrainingLoader(dataset, sampler=plan, batch_size=None, collate_fn=_as_is)
+        return TrainingLoader(dataset, sampler=plan, batch_size=None, collate_fn=as_is)
 
     def selection_dataloader(self) -> DataLoader[Any]:
         """The held-out rows of the present task, or its dev rows; ``step_tokens`` of each batch.
@@ -286,12 +287,12 @@ class ContinualDataModule(LightningDataModule):
             for part in parts
         ]
         dataset = TrainingBatches(self.backbone, examples)
-        return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=_as_is)
+        return DataLoader(dataset, sampler=sampler, batch_size=None, collate_fn=as_is)
 
     def evaluation_dataloaders(self, task_indices: Sequence[int]) -> list[DataLoader[Any]]:
         """Test batches of each task named; ``batch_index`` is the place among all processes'."""
         datasets = [self.evaluation_batches(self.test_tasks[i]) for i in task_indices]
-        return [DataLoader(data, batch_size=None, collate_fn=_as_is) for data in datasets]
+        return [DataLoader(data, batch_size=None, collate_fn=as_is) for data in datasets]
 
     def new_tokens_cap(self, task: Task) -> int:
         """Longest TRAIN label with its end token; ``max_new_tokens`` for generation tasks."""
@@ -382,7 +383,3 @@ def _evenly(order: Sequence[int], classes: Sequence[str]) -> list[int]:
         place[i] = (seen[classes[i]] + 0.5) / sizes[classes[i]]
         seen[classes[i]] += 1
     return sorted(order, key=place.__getitem__)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

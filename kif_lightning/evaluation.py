@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from kif_lightning import ranks
-from kif_lightning.interfaces import Task
+from kif_lightning.interfaces import Row, Task
 from kif_lightning.interruption import Interrupted, Interruption
 from kif_lightning.metrics import TextScore
 from kif_lightning.storage import write_json_lines
@@ -102,6 +102,12 @@ class TaskScores(Callback):
             self.losses[place] = _number(sum(losses[i] for i in range(len(losses))) / len(losses))
         ranks.on_first(lambda: write_json_lines(self.path(place), records))
         self.scored(place, value)
+
+
+def keep_inputs(path: Path, rows: Sequence[Row]) -> None:
+    """The prompts that predictions belong to, written once."""
+    if ranks.is_first() and not path.is_file():
+        write_json_lines(path, ({"id": row.id, "input": row.input} for row in rows))
 
 
 def _number(value: float) -> float | None:

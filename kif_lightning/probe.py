@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kif_lightning import ranks
+from kif_lightning.batches import as_is
 from kif_lightning.benchmarks.rows import limit_rows, read_split, sha256_of
 from kif_lightning.callbacks import TaskProgress
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError, require_count
-from kif_lightning.evaluation import TaskScores
+from kif_lightning.evaluation import TaskScores, keep_inputs
 from kif_lightning.interfaces import Batch, Task
-from kif_lightning.reporting.console import STAND_IN_PROBE, general_ability, stamped
+from kif_lightning.reporting.console import general_ability, probe_stand_ins, stamped
 from kif_lightning.run_state import require_same_data
 from kif_lightning.seeding import generator
-from kif_lightning.storage import write_json_lines
 from kif_lightning.tracking.tables import probe_numbers
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ def probe_learnt(runner: StreamRunner, task_index: int, label: str) -> None:
         phase["probe"] = _measure(runner, probe, label, newest)
         runner.folder.save(state)
     told = general_ability(_record(runner, probe))
-    runner.console.say(f"{stamped(told, _stand_ins(runner, probe))}.")
+    runner.console.say(f"{stamped(told, probe_stand_ins(runner.parts.stand_ins, probe.stand_in))}.")
 
 
 def probe_record(runner: StreamRunner) -> dict[str, Any] | None:
@@ -201,10 +200,8 @@ def without_probe(phases: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _measure(runner: StreamRunner, probe: Probe, label: str, newest: int) -> Measured:
     """The present model's score and loss; keeps every prediction."""
     folder, model = runner.folder.path, runner.module.model
-    stand_ins = _stand_ins(runner, probe)
-    inputs = folder / "test_rows" / "probe.jsonl"
-    if ranks.is_first() and not inputs.is_file():
-        write_json_lines(inputs, ({"id": r.id, "input": r.input} for r in probe.task.test))
+    stand_ins = probe_stand_ins(runner.parts.stand_ins, probe.stand_in)
+    keep_inputs(folder / "test_rows" / "probe.jsonl", probe.task.test)
     found: Measured = {}
     scores = TaskScores(
         tasks=[probe.task],
@@ -226,20 +223,12 @@ def _loader(data: ContinualDataModule, task: Task) -> DataLoader[Any]:
     return DataLoader(
         ProbeBatches(data, task),
         batch_size=None,
-        collate_fn=_as_is,
+        collate_fn=as_is,
         generator=torch.Generator(),
     )
-
-
-def _stand_ins(runner: StreamRunner, probe: Probe) -> list[str]:
-    return [*runner.parts.stand_in_parts, *([STAND_IN_PROBE] if probe.stand_in else [])]
 
 
 def _check_ids(ids: Sequence[str], file: str | Path) -> None:
     name, number = Counter(ids).most_common(1)[0]
     if number > 1:
         raise UserError(f"{file}: {number} rows have the id {name!r}; give each one of its own.")
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

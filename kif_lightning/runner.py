@@ -29,7 +29,7 @@ from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgre
 from kif_lightning.checkpoint_io import SafeCheckpointIO
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
-from kif_lightning.evaluation import TaskScores
+from kif_lightning.evaluation import TaskScores, keep_inputs
 from kif_lightning.interfaces import (
     ActsAtBoundary,
     ChecksModule,
@@ -55,7 +55,7 @@ from kif_lightning.sharding import (
     require_shardable,
     whole_on_first,
 )
-from kif_lightning.storage import replacing_folder, write_json, write_json_lines, write_text
+from kif_lightning.storage import replacing_folder, write_json, write_text
 from kif_lightning.tracking import RunTracking
 
 
@@ -363,7 +363,9 @@ class StreamRunner:
             self.folder.save(self.state)
 
         for index in left:
-            self._keep_inputs(index)
+            task = self.tasks[index]
+            name = f"{index + 1:02d}_{task.name}.jsonl"
+            keep_inputs(self.folder.path / "test_rows" / name, task.test)
         self.score_tasks(left, label, self.folder.path / "predictions", scored)
 
     def score_tasks(
@@ -404,13 +406,6 @@ class StreamRunner:
         trainer = self.new_trainer([TaskProgress(label=label), scores], training=False)
         loaders = self.data.evaluation_dataloaders(left)
         trainer.test(self.module, dataloaders=loaders, verbose=False)
-
-    def _keep_inputs(self, task_index: int) -> None:
-        """The prompts that predictions belong to, once a task."""
-        task = self.tasks[task_index]
-        path = self.folder.path / "test_rows" / f"{task_index + 1:02d}_{task.name}.jsonl"
-        if ranks.is_first() and not path.is_file():
-            write_json_lines(path, ({"id": row.id, "input": row.input} for row in task.test))
 
     def _start(self) -> Path | None:
         """Take up the state to go on from; returns the checkpoint within a task, if any."""

@@ -106,7 +106,7 @@ class RunConsole:
         self.scores_so_far(names, matrix, untrained, phases, len(names))
         self.metrics(results["metrics"], results["formulas"])
         if "probe" in results:
-            stands_in = probe_stand_ins(self.stand_ins, results["probe"])
+            stands_in = probe_stand_ins(self.stand_ins, results["probe"]["stand_in"])
             self.say(f"{stamped(general_ability(results['probe']), stands_in)}.")
 
     def _title(self, text: str) -> str:
@@ -129,9 +129,9 @@ def on_held_out(stand_ins: Sequence[str]) -> bool:
     return len(stand_ins) > len(stand_in_parts(stand_ins))
 
 
-def probe_stand_ins(stand_ins: Sequence[str], probe: Mapping[str, Any]) -> list[str]:
+def probe_stand_ins(stand_ins: Sequence[str], stands_in: bool) -> list[str]:
     """Of what a probe's numbers stand on: its rows are no task's."""
-    return [*stand_in_parts(stand_ins), *([STAND_IN_PROBE] if probe["stand_in"] else [])]
+    return [*stand_in_parts(stand_ins), *([STAND_IN_PROBE] if stands_in else [])]
 
 
 def stamped(text: str, stand_ins: Sequence[str]) -> str:

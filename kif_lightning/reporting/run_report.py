@@ -75,7 +75,7 @@ def report_html(record: RunRecord) -> str:
         matrix=run_tables.matrix_table(record),
         answers=_answers(record),
         fusion=run_tables.fusion_table(record),
-        probe_stand_ins=probe_stand_ins(record.stand_ins, probe) if probe else [],
+        probe_stand_ins=probe_stand_ins(record.stand_ins, probe["stand_in"]) if probe else [],
         probe=run_tables.probe_table(record),
         phases=run_tables.phase_table(record),
         cost=run_tables.cost_facts(record),
