@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -18,6 +19,8 @@ from kif_lightning.batches import LengthGrouping
 from kif_lightning.benchmarks.held_out import held_out_tasks
 from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, SelectBestStep
 from kif_lightning.callbacks.checkpoint import check_cadence
+from kif_lightning.continual_state import ContinualState, read_state
+from kif_lightning.continuing import continued
 from kif_lightning.errors import (
     UserError,
     collecting_errors,
@@ -81,6 +84,15 @@ class Parts:
     probe: Probe | None = None
     """Rows of no task, asked before the first one and after each."""
     evaluation_rows: EvaluationRows = "test"
+    origin: ContinualState | None = None
+    """What the run goes on from; None: from the pretrained weights."""
+    new_data_stands_in: bool = False
+    """Whether the rows to be learnt only stand for real ones, whatever was learnt before."""
+
+    @property
+    def num_learnt(self) -> int:
+        """How many of the benchmark's tasks had been learnt before the run began."""
+        return len(self.origin.tasks) if self.origin else 0
 
     @property
     def stand_in_parts(self) -> list[str]:
@@ -143,8 +155,24 @@ def build_benchmark(config: DictConfig) -> Benchmark:
     """
     collect = _Collector()
     benchmark: Benchmark = collect.attempt(lambda: _benchmark(config))
+    origin: ContinualState | None = collect.attempt(lambda: _origin(config))
+    if origin is not None and benchmark is not None:
+        benchmark = collect.attempt(lambda: continued(benchmark, origin))
     collect.raise_if_any()
     return benchmark
+
+
+def build_learner(config: DictConfig) -> tuple[Backbone, Adapter]:
+    """Backbone and adapter alone; no weights are loaded yet.
+
+    Raises:
+        UserError: as :func:`build_benchmark`.
+    """
+    collect = _Collector()
+    backbone = collect.part(_with_truncation(config))
+    adapter = collect.part(config.method.adapter)
+    collect.raise_if_any()
+    return backbone, adapter
 
 
 def build_probe(config: DictConfig) -> Probe | None:
@@ -162,15 +190,36 @@ def build_probe(config: DictConfig) -> Probe | None:
 def _benchmark(config: DictConfig) -> Benchmark:
     benchmark: Benchmark = instantiate(config.benchmark)
     evaluation = config.evaluation
-    if evaluation.rows != "held_out":
-        return benchmark
-    held_out = copy.copy(benchmark)
-    held_out.tasks = held_out_tasks(
-        benchmark.tasks,
-        most_rows=evaluation.held_out_rows,
-        most_share=evaluation.held_out_share,
-    )
-    return held_out
+    if evaluation.rows == "held_out":
+        benchmark = copy.copy(benchmark)
+        benchmark.tasks = held_out_tasks(
+            benchmark.tasks,
+            most_rows=evaluation.held_out_rows,
+            most_share=evaluation.held_out_share,
+        )
+    return benchmark
+
+
+def _origin(config: DictConfig) -> ContinualState | None:
+    """The state to go on from; settings that only a whole stream can have are refused.
+
+    Raises:
+        UserError: no state there, or such a setting.
+    """
+    if config.continue_from is None:
+        return None
+    of_whole_streams = {
+        "probe=none": bool(config.probe),
+        "evaluation.untrained=false": config.evaluation.untrained,
+        "keep_boundaries=false": config.keep_boundaries,
+    }
+    asked = [mend for mend, is_asked in of_whole_streams.items() if is_asked]
+    if asked:
+        raise UserError(
+            f"A run that goes on from a state cannot look back at the stream's beginning: set "
+            f"{' '.join(asked)}."
+        )
+    return read_state(Path(config.continue_from))
 
 
 def build_parts(config: DictConfig) -> Parts:
@@ -215,7 +264,9 @@ def build_parts(config: DictConfig) -> Parts:
         },
         probe=collect.part(config.probe or None),
         evaluation_rows=config.evaluation.rows,
+        origin=collect.attempt(lambda: _origin(config)),
     )
+    _continue(parts, collect)
     for name in parts.metrics:
         collect.attempt(partial(parts.new_score, name))
     if parts.backbone is not None:
@@ -233,6 +284,25 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
     return parts
+
+
+def _continue(parts: Parts, collect: _Collector) -> None:
+    """Put the tasks learnt before in front, where the run goes on from a state."""
+    benchmark, origin = parts.benchmark, parts.origin
+    parts.new_data_stands_in = benchmark is not None and benchmark.stand_in
+    if origin is None or benchmark is None:
+        return
+    if parts.stream is not None and parts.stream.at_once:
+        collect.attempt(_refuse_at_once)
+        return
+    parts.benchmark = collect.attempt(lambda: continued(benchmark, origin))
+
+
+def _refuse_at_once() -> None:
+    raise UserError(
+        "All tasks at once cannot go on from a state, which has learnt some already: use "
+        "method/stream=sequential."
+    )
 
 
 def _check_plain_settings(config: DictConfig) -> None:

@@ -189,7 +189,7 @@ def examine_run(parts: Parts) -> dict[str, Any]:
         kept: Any = read_json(file)
         if isinstance(kept, dict) and {"findings", "counts"} <= kept.keys():
             return kept
-    report = examine_all(map(_as_source, parts.benchmark.tasks), RowTokens(parts.backbone))
+    report = examine_all(map(_as_source, _at_hand(parts)), RowTokens(parts.backbone))
     try:
         write_json(file, report)
     except OSError as error:
@@ -215,14 +215,20 @@ def _as_source(task: Task) -> SourceTask:
     )
 
 
+def _at_hand(parts: Parts) -> list[Task]:
+    """The tasks of which there are rows."""
+    return [task for task in parts.benchmark.tasks if task.at_hand]
+
+
 def _fingerprint(parts: Parts) -> str:
     """Of everything that decides the report: rows, kinds, and how the backbone counts tokens."""
     tokens = RowTokens(parts.backbone)
     limits = [tokens.max_source_tokens, tokens.max_target_tokens]
     # The tokenizer by what it does: a local folder's can change under the same name.
-    probe = parts.backbone.encode(parts.benchmark.tasks[0].test[0]).prompt_ids
+    tasks = _at_hand(parts)
+    probe = parts.backbone.encode(tasks[0].test[0]).prompt_ids
     digest = hashlib.sha256(json.dumps([VERSION, limits, parts.backbone.name, probe]).encode())
-    for task in parts.benchmark.tasks:
+    for task in tasks:
         digest.update(json.dumps([task.name, task.kind, task.metric, task.labels]).encode())
         for rows in (task.train, task.test, task.dev):
             digest.update(f"{len(rows)} rows\n".encode())

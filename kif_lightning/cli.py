@@ -124,6 +124,74 @@ def tune(
 
 
 @app.command()
+def pack(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    to: Annotated[Path, typer.Option(help="The state's folder, a new one.")],
+    after: Annotated[
+        str | None,
+        typer.Option(help="Go back to the state after this task (number or name)."),
+    ] = None,
+    with_memory: Annotated[
+        bool,
+        typer.Option("--with-memory", help="Also raw rows of past tasks that the method keeps."),
+    ] = False,
+) -> None:
+    """Take a run's continual state out: a folder that any machine can go on learning from."""
+    from kif_lightning.continual_state import MEMORY_WARNING
+    from kif_lightning.packing import pack as pack_run
+    from kif_lightning.reporting.console import RunConsole
+
+    console = RunConsole()
+    with _telling_mistakes():
+        pack_run(run, to, after=after, with_memory=with_memory)
+        if with_memory:
+            console.say(f"Warning: {MEMORY_WARNING}")
+        console.say(f"State: {to}")
+
+
+@app.command()
+def extend(
+    state: Annotated[Path, typer.Argument(help="A state's folder (of kif pack or kif extend).")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TASKS] [KEY=VALUE]...",
+            help="A yaml of own tasks or a folder of tasks; then settings other than the state's.",
+        ),
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The new state's folder.")] = ...,  # type: ignore[assignment]
+    with_memory: Annotated[
+        bool,
+        typer.Option("--with-memory", help="Also raw rows of past tasks that the method keeps."),
+    ] = False,
+) -> None:
+    """Learn new tasks from where a state stands; the old one stays, a new one is written."""
+    from kif_lightning.continual_state import MEMORY_WARNING
+    from kif_lightning.extending import extend as extend_state
+    from kif_lightning.reporting.console import RunConsole
+
+    console = RunConsole()
+    given = settings or []
+    tasks = [Path(text) for text in given if "=" not in text]
+    with _telling_mistakes():
+        if len(tasks) > 1:
+            raise UserError(
+                f"Expected one yaml or folder of tasks, got {', '.join(map(str, tasks))}."
+            )
+        extend_state(
+            state,
+            to,
+            tasks=tasks[0] if tasks else None,
+            overrides=[text for text in given if "=" in text],
+            with_memory=with_memory,
+            console=console,
+        )
+        if with_memory:
+            console.say(f"Warning: {MEMORY_WARNING}")
+        console.say(f"State: {to}")
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     figures: Annotated[

@@ -123,7 +123,7 @@ class ContinualDataModule(LightningDataModule):
         self._check_rows()
 
     def _check_rows(self) -> None:
-        for task in self.training_tasks:
+        for task in (task for task in self.training_tasks if task.at_hand):
             held_out = self.num_held_out(task)
             if len(task.train) <= held_out:
                 mend = "use more rows (benchmark.train_rows)"
@@ -136,7 +136,7 @@ class ContinualDataModule(LightningDataModule):
                     f"Task {task.name} has {len(task.train)} train rows, but {held_out} are to be "
                     f"held out: {mend}, or take method/selection=none."
                 )
-        without = [task.name for task in self.test_tasks if not task.dev]
+        without = [task.name for task in self.test_tasks if task.at_hand and not task.dev]
         if self.look_at_dev and without:
             raise UserError(
                 f"Steps are to be selected by dev rows, but the data has none of "
@@ -203,7 +203,7 @@ class ContinualDataModule(LightningDataModule):
     def dev_rows_in_test(self) -> dict[str, int]:
         """Task name -> how many of its dev rows have an input that its test rows have too."""
         found = {}
-        for task in self.test_tasks:
+        for task in (task for task in self.test_tasks if task.at_hand):
             dev = Counter(row.input for row in task.dev)
             found[task.name] = sum(dev.pop(row.input, 0) for row in task.test)
         return found
@@ -305,7 +305,8 @@ class ContinualDataModule(LightningDataModule):
         spans the border; the rows of a task end alike.
         """
         if task.name not in self._label_ids:
-            rows = [Row(id="", input=task.train[0].input, output=name) for name in task.labels]
+            prompt = task.train[0].input if task.at_hand else ""
+            rows = [Row(id="", input=prompt, output=name) for name in task.labels]
             self._label_ids[task.name] = [e.answer_ids for e in self.backbone.encode_rows(rows)]
         return self._label_ids[task.name]
 

@@ -33,6 +33,23 @@ class Row:
     output: str
 
 
+@dataclass(frozen=True)
+class RowsElsewhere(Sequence[Row]):
+    """Rows that a model was trained or scored on elsewhere: how many is known, no row is at hand.
+
+    Args:
+        number: of rows.
+    """
+
+    number: int
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: Any) -> Any:
+        raise LookupError("These rows are not at hand: only how many there were is known.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task of the stream.
@@ -52,6 +69,11 @@ class Task:
     """split -> sha256 of all that its rows are made from: the whole file, how it is laid out."""
     dev: Sequence[Row] = ()
     """The dev rows that came with the data, if any; held-out rows are a share of ``train``."""
+
+    @property
+    def at_hand(self) -> bool:
+        """Whether its rows can be read; a task of an earlier run may be known by its name alone."""
+        return not isinstance(self.test, RowsElsewhere)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -359,6 +381,14 @@ class ChecksModule(Protocol):
 
     def check(self, module: LearningModule) -> None:
         """Raise UserError if the part cannot work on this module."""
+
+
+@runtime_checkable
+class ChecksState(Protocol):
+    """A part that can tell, before anything is written, that a state is not of this model."""
+
+    def check_state(self, module: LearningModule, state: Mapping[str, Any]) -> None:
+        """Raise UserError if what :meth:`state_dict` once gave is of other weights or units."""
 
 
 @runtime_checkable

@@ -24,6 +24,7 @@ from kif_lightning import ranks
 from kif_lightning.assembly import build_benchmark, build_parts, build_probe, fixed
 from kif_lightning.boundaries import FOLDER
 from kif_lightning.checkup import examine_run
+from kif_lightning.continual_state import digest_of
 from kif_lightning.errors import UserError, collecting_errors, require_choice
 from kif_lightning.interruption import EXIT_STATUS, Interrupted, Interruption
 from kif_lightning.plan import show_plan
@@ -39,11 +40,11 @@ from kif_lightning.tracking import new_tracking
 
 NOT_SETTINGS = (
     *("run_root", "run_dir", "rerun", "resume", "checkpoint"),
-    *("plan", "examine_data", "logger", "keep_boundaries", "report"),
+    *("plan", "examine_data", "logger", "keep_boundaries", "keep_states", "report"),
 )
 """Keys that change where, what is shown and what is kept meanwhile, never what is computed."""
 SWITCHES = (
-    *("rerun", "plan", "report", "examine_data", "keep_boundaries", "save_model"),
+    *("rerun", "plan", "report", "examine_data", "keep_boundaries", "keep_states", "save_model"),
     *("evaluation.untrained", "evaluation.next_task"),
     *("backbone.compile", "backbone.gradient_checkpointing"),
 )
@@ -147,7 +148,7 @@ def run(
     """
     _check_switches(config)
     settings = run_settings(config)
-    folder = RunFolder(run_path(config))
+    folder = RunFolder(run_path(config), keep_states=config.keep_states)
     if not config.plan and not config.rerun and folder.is_finished(settings):
         _compare_data(config, folder, console)
         console.say(f"Finished already: {folder.path} (rerun=true starts anew).")
@@ -226,6 +227,8 @@ def _check_switches(config: DictConfig) -> None:
 def _tell_missed(config: DictConfig, folder: RunFolder, console: RunConsole) -> None:
     """What is asked for now and was not when the run was made."""
     places = {f"logger={name}": "logs" if name == "csv" else str(name) for name in config.logger}
+    if config.keep_states:
+        places["keep_states=true"] = "state/after_001"
     if config.keep_boundaries:
         places["keep_boundaries=true"] = FOLDER
     for key in (key for key, place in places.items() if not (folder.path / place).is_dir()):
@@ -260,7 +263,7 @@ def new_runner(
     config: DictConfig, console: RunConsole, interruption: Interruption | None = None
 ) -> StreamRunner:
     """The runner of a config; nothing is loaded or written yet."""
-    folder = RunFolder(run_path(config))
+    folder = RunFolder(run_path(config), keep_states=config.keep_states)
     return StreamRunner(
         parts=build_parts(config),
         options=_options(config),
@@ -278,6 +281,10 @@ def run_settings(config: DictConfig) -> dict[str, Any]:
     if not settings["probe"]:
         # Runs of before there were probes keep their folders.
         del settings["probe"]
+    origin = settings.pop("continue_from")
+    if origin is not None:
+        # Its content counts, not where it lies.
+        settings["continue_from"] = digest_of(Path(origin))
     method = {key: value for key, value in settings["method"].items() if key not in WORDS}
     evaluation = settings["evaluation"]
     if evaluation["rows"] == "test":
@@ -334,6 +341,7 @@ def _options(config: DictConfig) -> RunOptions:
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_every_minutes=config.checkpoint.every_minutes,
         keep_boundaries=config.keep_boundaries,
+        settings=run_settings(config),
         method_settings=run_settings(config)["method"],
         lora=run_settings(config)["lora"],
         optim={

@@ -49,18 +49,18 @@ def show_plan(runner: StreamRunner) -> None:
             column, justify="left" if column in ("task", "kind", "metric") else "right"
         )
     total = 0.0
-    tokens = [
-        float(tokenised(data.backbone, task.train).prompt_lengths.mean())
-        for task in data.training_tasks
-    ]
     test_seconds = [
-        test_second * int(data.test_examples(task).prompt_lengths.sum()) for task in runner.tasks
+        test_second * int(data.test_examples(task).prompt_lengths.sum()) if task.at_hand else 0.0
+        for task in runner.tasks
     ]
     if options.evaluate_untrained:
         total += sum(test_seconds) / 60
     for index, task in enumerate(data.training_tasks):
+        if index < runner.parts.num_learnt:
+            continue
         evaluated = runner.tasks_to_judge(index)
-        train = train_second * tokens[index] * data.num_training_rows(task) * options.epochs
+        tokens = float(tokenised(data.backbone, task.train).prompt_lengths.mean())
+        train = train_second * tokens * data.num_training_rows(task) * options.epochs
         minutes = (train + sum(test_seconds[i] for i in evaluated)) / 60
         total += minutes
         table.add_row(
@@ -84,7 +84,8 @@ def show_plan(runner: StreamRunner) -> None:
         )
     memory = runner.parts.memory
     if memory is not None or runner.parts.rehearsal is not None:
-        kept = sum(memory.budget(task) for task in data.training_tasks) if memory else 0
+        learning = data.training_tasks[runner.parts.num_learnt :]
+        kept = sum(memory.budget(task) for task in learning) if memory else 0
         known = f" ({kept} rows after the last task)" if kept else ""
         runner.console.say(
             "What the method does with rows of past tasks comes on top of these steps, minutes and "
@@ -101,7 +102,7 @@ def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:
     """Seconds a prompt token costs in training and in evaluation."""
     clock = _Clock()
     data = runner.data
-    runner.begin_task(0)
+    runner.begin_task(runner.parts.num_learnt)
     trainer = runner.new_trainer([clock], training=True)
     trainer.limit_train_batches = _PROBE_STEPS * data.accumulate_grad_batches
     trainer.fit_loop.max_epochs = 1

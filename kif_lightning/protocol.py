@@ -40,6 +40,8 @@ class RunOptions:
     checkpoint_every_steps: int | None = None
     checkpoint_every_minutes: float | None = None
     keep_boundaries: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    """All of them, resolved."""
     method_settings: dict[str, Any] = field(default_factory=dict)
     lora: dict[str, Any] = field(default_factory=dict)
     optim: dict[str, Any] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def protocol_stamp(
         "gradient_clip": options.gradient_clip,
         **trainer,
         "evaluation_precision": options.evaluation_precision or trainer.get("precision"),
+        **({} if parts.origin is None else {"continued_from": parts.origin.digest}),
         "device": stamp.device(device),
         **stamp.software(),
     }

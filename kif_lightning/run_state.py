@@ -28,6 +28,8 @@ from kif_lightning.storage import (
 
 LATEST, PREVIOUS, EARLIER = "latest.json", "previous.json", "earlier.json"
 FINISHED = "finished.jsonl"
+STREAM = "stream.json"
+AFTER = "after_"
 WRITTEN = (
     *("state", "predictions", "test_rows", "importance", "curves", "boundaries", "adapter"),
     *("figures", "logs", "tensorboard", "wandb", "whatif"),
@@ -72,6 +74,11 @@ class RunState:
         if self.next_task == 0:
             return "the beginning of the run"
         return f"the end of task {self.next_task} of {self.num_tasks}"
+
+
+def after_name(number: int) -> str:
+    """Folder of the parts after so many tasks."""
+    return f"{AFTER}{number:03d}"
 
 
 NOTHING_FINISHED = {"tasks": 0, "bytes": 0, "crc32": 0}
@@ -134,10 +141,13 @@ class RunFolder:
 
     Args:
         path: the folder.
+        keep_states: whether the parts of every learnt task stay, so that ``kif pack --after`` can
+            go back to any.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, keep_states: bool = False) -> None:
         self.path = path
+        self.keep_states = keep_states
         self._pointed: dict[str, Any] = {"run": None, "parts": None, "training": None}
 
     def is_finished(self, settings: dict[str, Any]) -> bool:
@@ -234,7 +244,7 @@ class RunFolder:
         if parts is None:
             self._point({**self._pointed, "run": self._written(state)})
         else:
-            name = f"after_{state.next_task + state.learnt:03d}"
+            name = after_name(state.next_task + state.learnt)
             save_state(self._states / name, parts)
             self._point({"run": self._written(state), "parts": name, "training": None})
 
@@ -316,7 +326,8 @@ class RunFolder:
             return  # What the damaged one names is not known: nothing is removed.
         names = {each[key] for each in kept for key in ("parts", "training")}
         for folder in self._states.iterdir():
-            if folder.is_dir() and folder.name not in names:
+            kept_all = self.keep_states and folder.name.startswith(AFTER)
+            if folder.is_dir() and folder.name not in names and not kept_all:
                 shutil.rmtree(folder, ignore_errors=True)  # what stays, goes the next time
 
     def load(self, resume: str = "latest") -> Resumed | None:
@@ -377,6 +388,41 @@ class RunFolder:
         state.phases = [*(record["phase"] for record in records), *state.phases]
         state.score_matrix = [_row(record) for record in records]
         return state
+
+    def keep_stream(self, record: Callable[[], dict[str, Any]]) -> None:
+        """Write, once, what a continual state needs to know of the run's tasks."""
+        if not (self._states / STREAM).is_file():
+            ranks.on_first(lambda: write_json(self._states / STREAM, record()))
+
+    def stream(self) -> dict[str, Any]:
+        """What :meth:`keep_stream` wrote.
+
+        Raises:
+            UserError: there is none, as a run of an earlier version.
+        """
+        if not (self._states / STREAM).is_file():
+            raise UserError(
+                f"{self.path} holds no {STREAM} in its state/: no run that has begun, or one of an "
+                "earlier version, which cannot be packed."
+            )
+        found: dict[str, Any] = read_json(self._states / STREAM)
+        return found
+
+    def parts_after(self, number: int) -> dict[str, Any]:
+        """The parts as they were after so many tasks.
+
+        Raises:
+            UserError: they are not kept, or damaged.
+        """
+        folder = self._states / after_name(number)
+        if not folder.is_dir():
+            kept = sorted(path.name.removeprefix(AFTER) for path in self._states.glob(f"{AFTER}*"))
+            listed = ", ".join(str(int(each)) for each in kept) or "none"
+            raise UserError(
+                f"{self.path} does not hold its state after task {number} any more, only after "
+                f"{listed}: a run with keep_states=true keeps all."
+            )
+        return load_state(folder)
 
     def write_results(self, results: dict[str, Any]) -> None:
         """``results.json``."""

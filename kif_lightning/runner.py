@@ -22,11 +22,13 @@ from tqdm.auto import tqdm
 
 from kif_lightning import ranks
 from kif_lightning.assembly import Parts
+from kif_lightning.backbones.fingerprint import weights_fingerprint
 from kif_lightning.backbones.ranking import require_any_mask
 from kif_lightning.batches import ELSEWHERE, PASS_OVERHEAD
 from kif_lightning.boundaries import Keeping, require_kept
 from kif_lightning.callbacks import StopBetweenSteps, TaskCheckpoint, TaskProgress
 from kif_lightning.checkpoint_io import SafeCheckpointIO
+from kif_lightning.continuing import first_run_state, require_fits, stream_record
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
 from kif_lightning.evaluation import TaskScores, keep_inputs
@@ -112,6 +114,8 @@ class StreamRunner:
         )
         self.tasks: Sequence[Task] = parts.benchmark.tasks
         self.module: ContinualModule
+        self.base: dict[str, Any] = {}
+        """Fingerprint of the base weights, after :meth:`build`."""
 
     def run(self) -> dict[str, Any]:
         """Learn all tasks that are not learnt yet; returns the content of ``results.json``.
@@ -189,9 +193,10 @@ class StreamRunner:
         """
         parts, options = self.parts, self.options
         # The tokenizer first: it is small and tells soonest whether the model is there at all.
-        self.data.new_tokens_cap(self.tasks[0])
+        self.data.new_tokens_cap(self.tasks[parts.num_learnt])
         base = parts.backbone.load_model()
         seed_everything(derive_seed(options.seed, "adapter"), verbose=False)
+        self.base = weights_fingerprint(base)
         model = parts.adapter.attach(base, parts.backbone)
         self.module = ContinualModule(
             backbone=parts.backbone,
@@ -218,6 +223,8 @@ class StreamRunner:
                 part.check(self.module)
         if self.sharded:
             self._check_sharded()
+        if parts.origin is not None:
+            require_fits(parts.origin, self, options.settings)
         if any(self.data.decode_of(task) != "generate" for task in self.tasks):
             require_any_mask(model)
         self._uses_fused()
@@ -414,9 +421,16 @@ class StreamRunner:
         sha256 |= self.parts.probe.data_sha256 if self.parts.probe else {}
         ranks.barrier()  # before the first one writes another state
         training = None
-        if resumed is None:
-            self.state = RunState(num_tasks=len(self.data.training_tasks), data_sha256=sha256)
+        origin, num_tasks = self.parts.origin, len(self.data.training_tasks)
+        if resumed is None and origin is None:
+            self.state = RunState(num_tasks=num_tasks, data_sha256=sha256)
+        elif resumed is None and origin is not None:
+            self.state = first_run_state(origin, num_tasks, sha256)
+            self._restore({**origin.parts, "memory": origin.memory or {}})
+            self.folder.save(self.state, self.parts_state())
+            self.console.say(f"Going on after {', '.join(task.name for task in origin.tasks)}.")
         else:
+            assert resumed is not None
             self.state, training = resumed.state, resumed.training
             require_same_data(self.state.data_sha256, sha256, since="this run began")
             if resumed.parts is not None:
@@ -482,6 +496,7 @@ class StreamRunner:
         state.phases.append(record)
         state.learnt = True
         state.logged_steps = self.module.logged_steps
+        self.folder.keep_stream(lambda: stream_record(self))
         self.folder.save(state, self.parts_state())
 
     def _save_training(self, trainer: Trainer) -> None:
@@ -523,7 +538,7 @@ class StreamRunner:
             "diagonal_and_final_row": at_end or newest,
         }[self.options.evaluation_matrix]
         next_task = [seen] if self.options.evaluate_next_task and seen < total else []
-        return [*judged, *next_task]
+        return [index for index in (*judged, *next_task) if self.tasks[index].at_hand]
 
     def _fit(self, trainer: Trainer, **data: Any) -> None:
         with warnings.catch_warnings():
@@ -619,6 +634,7 @@ class StreamRunner:
         """What the next task needs of the method's parts."""
         parts = self.parts
         return {
+            "base": self.base,
             "adapter": whole_on_first(parts.adapter.state_dict(self.module.model)),
             "penalties": {name: p.state_dict() for name, p in parts.penalties.items()},
             "gradient": {name: c.state_dict() for name, c in parts.gradient.items()},
@@ -628,6 +644,12 @@ class StreamRunner:
 
     def _restore(self, saved: dict[str, Any]) -> None:
         parts = self.parts
+        # States of before there were fingerprints have none.
+        if saved.get("base", self.base) != self.base:
+            raise UserError(
+                "The base weights are not those that the run began with: put the old model back "
+                "(backbone.path), choose another run_dir=FOLDER, or start anew with rerun=true."
+            )
         parts.adapter.load_state_dict(self.module.model, saved["adapter"])
         for slot in ("penalties", "gradient", "boundary"):
             for name, part in getattr(parts, slot).items():
@@ -698,7 +720,8 @@ class StreamRunner:
 
     def _cost(self, state: RunState) -> dict[str, Any]:
         phases = ("train", "boundary", "evaluate")
-        seconds = {p: sum(phase["seconds"][p] for phase in state.phases) for p in phases}
+        own = state.phases[self.parts.num_learnt :]
+        seconds = {p: sum(phase["seconds"][p] for phase in own) for p in phases}
         scale = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
         on_gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +81,12 @@ class KnowledgeFusion(Callback):
             )
         self.partition(module.trainable_parameters)
 
+    def check_state(self, module: LearningModule, state: Mapping[str, Any]) -> None:
+        """Refuse the importance of other units than the module's."""
+        before = tuple(state.get("unit_ids", ()))
+        if before:
+            require_same_units(before, self.partition(module.trainable_parameters).ids)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Partition the weights and, after the first task, keep the fused ones as they are now."""
         self.check(learning(pl_module))
@@ -88,11 +94,7 @@ class KnowledgeFusion(Callback):
         self.units = self.partition(parameters)
         if self._accumulated is None:
             return
-        if self.units.ids != self._unit_ids:
-            raise UserError(
-                f"The accumulated importance is of {len(self._unit_ids)} units, the model has "
-                f"{len(self.units)} now, or others: adapter and units must stay the same."
-            )
+        require_same_units(self._unit_ids, self.units.ids)
         place = torch.device("cpu") if self.offload_snapshot else None
         self._snapshot = {n: p.detach().to(place, copy=True) for n, p in parameters.items()}
 
@@ -150,6 +152,30 @@ class KnowledgeFusion(Callback):
         self._unit_ids = tuple(state_dict.get("unit_ids", ()))
         accumulated = state_dict.get("accumulated")
         self._accumulated = None if accumulated is None else torch.as_tensor(accumulated).double()
+
+
+def require_same_units(before: Sequence[str], now: Sequence[str]) -> None:
+    """Raise UserError, naming the difference, unless both partitions hold the same units.
+
+    Args:
+        before: ids of the units that the accumulated importance is of.
+        now: ids of the units of the present weights.
+    """
+    if tuple(before) == tuple(now):
+        return
+    known, present = set(before), set(now)
+    apart = [
+        f"{len(ids)} {where}, {ids[0]} among them"
+        for where, ids in (
+            ("are gone", [name for name in before if name not in present]),
+            ("are new", [name for name in now if name not in known]),
+        )
+        if ids
+    ]
+    raise UserError(
+        f"The accumulated importance is of {len(before)} units, the model has {len(now)} now "
+        f"({'; '.join(apart) or 'in another order'}): adapter and units must stay the same."
+    )
 
 
 def learning(module: Any) -> LearningModule:

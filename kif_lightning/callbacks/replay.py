@@ -59,6 +59,10 @@ class FusionWithReplay(Callback):
         """Refuse what fusion refuses."""
         self.fusion.check(module)
 
+    def check_state(self, module: LearningModule, state: Mapping[str, Any]) -> None:
+        """Refuse the importance of other units than the module's."""
+        self.fusion.check_state(module, state)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The fusion's snapshot."""
         self.fusion.on_train_start(trainer, pl_module)

@@ -109,6 +109,7 @@ def run_config(run: Path) -> DictConfig:
     evaluation = {**default["evaluation"], **stored["evaluation"]}
     # The probe's rows are not asked here: they may be gone.
     own = {"evaluation": evaluation, "probe": default["probe"], "run_dir": str(run)}
+    own["continue_from"] = None  # its digest, not its place, is stored
     config = OmegaConf.create({**default, **stored, **own})
     config.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})
     return config

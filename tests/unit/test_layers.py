@@ -23,7 +23,8 @@ LAYERS: dict[int, tuple[str, ...]] = {
     4: (
         *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
         *("boundaries", "probe", "tracking", "dashboard", "runner", "plan", "sweep", "launch"),
-        *("tuning", "whatif"),
+        *("tuning", "whatif", "continual_state", "continuing", "packing", "extending"),
+        "learnt_model",
     ),
     5: ("__main__", "cli"),
 }

@@ -1,0 +1,214 @@
+"""The continual state: all that a model needs to learn its next task, in a folder.
+
+docs/state_format.md describes the folder. It holds no pickle and, unless asked for, no row of data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kif_lightning.errors import UserError
+from kif_lightning.interfaces import RowsElsewhere, Task, TaskKind
+from kif_lightning.storage import load_state, read_json, replacing_folder, save_state, write_json
+
+FORMAT = "kif-lightning continual state"
+VERSION = 1
+STATE, PARTS, MEMORY = "state.json", "parts", "memory"
+MEMORY_WARNING = (
+    "The state holds raw rows of the tasks before (memory/): whoever gets it can read them."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastTask:
+    """A task that has been learnt, without its rows.
+
+    ``scores``: percent on each task that was evaluated after it, by the task's place in the stream
+    from 0; a task not evaluated is absent. ``phase``: steps, seconds and row numbers of its
+    training. ``protocol``: place, in the state's protocols, of the conditions it was learnt under.
+    """
+
+    name: str
+    kind: TaskKind
+    metric: str
+    labels: tuple[str, ...]
+    sha256: Mapping[str, str]
+    train_rows: int
+    test_rows: int
+    decode: str
+    max_new_tokens: int
+    data: Mapping[str, Any]
+    """Where its rows came from."""
+    stand_in: bool
+    """Whether its rows only stood for real ones."""
+    phase: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    protocol: int = 0
+
+    def task(self) -> Task:
+        """The task as a stream holds it; its rows are not at hand."""
+        return Task(
+            name=self.name,
+            kind=self.kind,
+            metric=self.metric,
+            train=RowsElsewhere(self.train_rows),
+            test=RowsElsewhere(self.test_rows),
+            labels=self.labels,
+            sha256=self.sha256,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinualState:
+    """What was learnt so far, and how.
+
+    ``config``: the resolved settings but for the data's. ``protocols``: each once, without what
+    belongs to single tasks. ``parts``: what the method's parts keep, by slot, the adapter's weights
+    (``adapter``) and the base weights' fingerprint (``base``) among them. ``memory``: rows of past
+    tasks that the method keeps, None: left out. ``parent``: digest of the state that was extended.
+    """
+
+    config: Mapping[str, Any]
+    tasks: tuple[PastTask, ...]
+    protocols: tuple[Mapping[str, Any], ...]
+    stand_ins: tuple[str, ...]
+    parts: Mapping[str, Any]
+    memory: Mapping[str, Any] | None
+    keeps_memory: bool
+    """Whether the method works with rows of past tasks."""
+    parent: str | None
+    digest: str = ""
+    """sha256 of what was written; empty: not written yet."""
+
+    @property
+    def score_matrix(self) -> list[list[float | None]]:
+        """Percent on task j after task i, None where it was not evaluated."""
+        places = range(len(self.tasks))
+        return [[task.scores.get(str(j)) for j in places] for task in self.tasks]
+
+
+def write_state(state: ContinualState, folder: Path, *, with_memory: bool = False) -> str:
+    """Write the folder whole or not at all; returns its digest.
+
+    Args:
+        state: the state.
+        folder: must not exist, or be empty.
+        with_memory: also write rows of past tasks, if the method keeps some.
+
+    Raises:
+        UserError: the folder holds something; memory is asked for, but there is none.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"A state is never written over another: expected a new folder, got {folder}, which "
+            "exists; name another one."
+        )
+    if with_memory and not state.memory:
+        raise UserError("There are no rows of past tasks to write: leave --with-memory out.")
+    with replacing_folder(folder) as temporary:
+        save_state(temporary / PARTS, state.parts)
+        if with_memory:
+            save_state(temporary / MEMORY, {"rows": state.memory})
+        record = _record(state)
+        record["memory_rows"] = _num_rows(state.memory) if with_memory else 0
+        record["contents"] = {
+            name: read_json(temporary / name / "contents.json")
+            for name in (PARTS, *([MEMORY] if with_memory else []))
+        }
+        record["digest"] = _digest(record)
+        write_json(temporary / STATE, record)
+    return str(record["digest"])
+
+
+def read_state(folder: Path) -> ContinualState:
+    """Read what :func:`write_state` wrote.
+
+    Raises:
+        UserError: no state, one of a later version, a damaged one.
+    """
+    if not is_state(folder):
+        raise _no_state(folder)
+    record = read_json(folder / STATE)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder / STATE} is no continual state of kif-lightning.")
+    if record.get("version") != VERSION:
+        raise UserError(
+            f"{folder} is a state of version {record.get('version')}, expected {VERSION}: use the "
+            f"kif-lightning that wrote it ({record.get('made_by')}), or a later one."
+        )
+    found = {
+        name: read_json(folder / name / "contents.json") for name in record.get("contents", {})
+    }
+    if record.get("digest") != _digest({k: v for k, v in record.items() if k != "digest"}) or (
+        found != record["contents"]
+    ):
+        raise UserError(
+            f"{folder} is damaged, or put together from several states (its digest is not what was "
+            "written): take another copy."
+        )
+    memory = load_state(folder / MEMORY)["rows"] if MEMORY in found else None
+    return ContinualState(
+        config=record["config"],
+        tasks=tuple(
+            PastTask(**{**task, "labels": tuple(task["labels"])}) for task in record["tasks"]
+        ),
+        protocols=tuple(record["protocols"]),
+        stand_ins=tuple(record["stand_ins"]),
+        parts=load_state(folder / PARTS),
+        memory=memory,
+        keeps_memory=record["keeps_memory"],
+        parent=record["parent"],
+        digest=record["digest"],
+    )
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of a state, without reading its tensors.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not is_state(folder):
+        raise _no_state(folder)
+    return str(read_json(folder / STATE)["digest"])
+
+
+def is_state(folder: Path) -> bool:
+    """Whether a continual state stands there."""
+    return (folder / STATE).is_file()
+
+
+def _no_state(folder: Path) -> UserError:
+    return UserError(
+        f"Expected a continual state, but {folder} holds no {STATE}: give a folder that kif pack "
+        "or kif extend wrote (kif pack RUN --to FOLDER makes one of a run)."
+    )
+
+
+def _record(state: ContinualState) -> dict[str, Any]:
+    from kif_lightning import __version__
+
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "made_by": f"kif-lightning {__version__}",
+        "stand_ins": list(state.stand_ins),
+        "parent": state.parent,
+        "keeps_memory": state.keeps_memory,
+        "tasks": [asdict(task) for task in state.tasks],
+        "protocols": list(state.protocols),
+        "config": dict(state.config),
+    }
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def _num_rows(memory: Mapping[str, Sequence[Any]] | None) -> int:
+    return sum(len(rows) for rows in (memory or {}).values())
