@@ -1,0 +1,96 @@
+"""The practitioner's path on the bundled parts: learn, ship, go on learning elsewhere, export, use.
+
+    python examples/ship_and_extend/story.py [FOLDER]
+
+Machine 1 learns three tasks and ships its continual state. Machine 2, a folder that gets nothing
+but the state and one CSV file, learns a fourth task, exports the model and answers new messages.
+Back on machine 1, which still has the old test rows, the shipped and the extended model answer them
+side by side. Each step is a command of its own, in a process of its own; the script shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+TICKETS = HERE.parent / "own_tasks" / "tickets.csv"
+OLD_TASKS = ["mini_wic", "mini_boolqa", "mini_multirc"]
+MESSAGES = [
+    {"message": "My parcel has been stuck in the depot since Monday."},
+    {"message": "You charged my card twice for the same lamp."},
+    {"message": "The rear brake squeals since you repaired it."},
+]
+
+
+def main(folder: Path) -> None:
+    first, second = folder / "machine_1", folder / "machine_2"
+    first.mkdir(parents=True)
+    second.mkdir()
+
+    say("Machine 1 learns three tasks, one after another, with KIF")
+    train = "python -m kif_lightning +experiment=long_seq_t5 run_dir=run"
+    order = f"benchmark.order=[{','.join(OLD_TASKS)}]"
+    command(first, *shlex.split(train), order, "benchmark.train_rows=400", "report=false")
+    command(first, "kif", "pack", "run", "--to", "state")
+
+    say("Machine 2 gets the state, a CSV file and what its columns mean; no row of an old task")
+    shutil.copytree(first / "state", second / "state")
+    shutil.copy(TICKETS, second)
+    shutil.copy(HERE / "tickets.yaml", second)
+    extend = "kif extend state tickets.yaml --to state_4 optim.lr=3e-3 optim.epochs=6"
+    command(second, *shlex.split(extend))
+
+    say("It exports the model for whoever uses plain peft, and answers new messages itself")
+    command(second, "kif", "export", "state_4", "--to", "adapter")
+    (second / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in MESSAGES))
+    predict = "kif predict state_4 new.jsonl --tasks tickets.yaml --task tickets --out answers.jsonl"
+    command(second, *shlex.split(predict))
+    for row, answer in zip(MESSAGES, lines(second / "answers.jsonl"), strict=True):
+        say(f"    {row['message']:55} -> {answer['prediction']}")
+
+    say("Back on machine 1: the old tasks, before and after the fourth one was learnt")
+    shutil.copytree(second / "state_4", first / "state_4")
+    say(f"{'percent right on':20} {'shipped':>8} {'extended':>9}")
+    for number, task in enumerate(OLD_TASKS, start=1):
+        shown = [right(first, state, f"{number:02d}_{task}") for state in ("state", "state_4")]
+        say(f"{task:20} {shown[0]:8.1f} {shown[1]:9.1f}")
+
+
+def right(machine: Path, state: str, test: str) -> float:
+    """Percent of a task's test rows that a state answers right, on stand-in data and model."""
+    answers = machine / f"{state}_{test}.jsonl"
+    rows = f"run/test_rows/{test}.jsonl"
+    command(machine, "kif", "predict", state, rows, "--out", answers.name, quiet=True)
+    known = sorted((machine / "run" / "predictions").glob(f"*__on_{test}.jsonl"))[-1]
+    reference = {row["id"]: row["reference"] for row in lines(known)}
+    found = [row["prediction"] == reference[row["id"]] for row in lines(answers)]
+    return 100 * sum(found) / len(found)
+
+
+def command(machine: Path, program: str, *arguments: str, quiet: bool = False) -> None:
+    """Run one command in a machine's folder, as a new process."""
+    if not quiet:
+        say(f"\n{machine.name}$ {shlex.join([program, *arguments])}")
+    module = ["-m", "kif_lightning.cli"] if program == "kif" else []
+    subprocess.run(
+        [sys.executable, *module, *arguments], cwd=machine, check=True, capture_output=quiet
+    )
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/ship_and_extend").resolve())
