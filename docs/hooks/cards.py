@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -70,32 +69,28 @@ def card(written: str, path: Path) -> str:
 
 
 def facts(method: Method) -> str:
-    """What the yaml declares, as an HTML table."""
+    """What the yaml declares, as a Markdown table."""
     keys = method.keys
     costs = [words for key, words in COSTS.items() if keys[key]]
     rows = {
-        "What it is": escape(keys["title"]),
-        "Paper": escape(keys["paper"]),
-        "Costs": escape("; ".join(costs) or "no rows kept, no task id, no growth"),
+        "What it is": keys["title"],
+        "Paper": keys["paper"],
+        "Costs": "; ".join(costs) or "no rows kept, no task id, no growth",
         "Slots filled": _slots(method.slots),
-        "Searched by <code>kif tune</code>": _strength(keys["strength"]),
-        "Published settings": escape(keys["published"] or "none given"),
+        "Searched by `kif tune`": _strength(keys["strength"]),
+        "Published settings": keys["published"] or "none given",
     }
     insists = {key: value for key, value in keys["fixes"].items() if value not in (None, 1.0)}
     insists = {k: v for k, v in insists.items() if (k, v) != ("loss_mean", "step_tokens")}
     if insists:
-        rows["Insists on"] = ", ".join(
-            f"<code>{escape(f'{key}={value}')}</code>" for key, value in insists.items()
-        )
-    lines = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in rows.items())
-    return f'<table class="facts"><tbody>{lines}</tbody></table>\n'
+        rows["Insists on"] = ", ".join(f"`{key}={value}`" for key, value in insists.items())
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *lines, ""])
 
 
 def _slots(slots: dict[str, str]) -> str:
-    page = page_of("method/rule").removesuffix(".md")
     return ", ".join(
-        f'<a href="../{page}.html#{anchor(f"method/{slot}", option)}">'
-        f"<code>{slot}={option}</code></a>"
+        f"[`{slot}={option}`](../{page_of(f'method/{slot}')}#{anchor(f'method/{slot}', option)})"
         for slot, option in slots.items()
         if option != "none"
     )
@@ -104,10 +99,9 @@ def _slots(slots: dict[str, str]) -> str:
 def _strength(strength: dict[str, Any] | None) -> str:
     if strength is None:
         return "the learning rate alone"
-    return (
-        f"the learning rate, and <code>{strength['key']}</code> from {strength['low']:g} to "
-        f"{strength['high']:g}"
-    )
+    # YAML 1.1 takes 1e-4 for a word.
+    low, high = float(strength["low"]), float(strength["high"])
+    return f"the learning rate, and `{strength['key']}` from {low:g} to {high:g}"
 
 
 def method_list() -> str:

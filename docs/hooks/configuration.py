@@ -155,8 +155,13 @@ def explained(option: OptionFile) -> list[tuple[Key, str]]:
             words = _documentation(key.value)[0]
         elif not words and key.path[:-1] in targets:
             words = _documentation(targets[key.path[:-1]])[1].get(key.path[-1], "")
-        found.append((key, " ".join(words.split())))
+        found.append((key, plain(words)))
     return found
+
+
+def plain(words: str) -> str:
+    """A docstring's words on one line, without its marks for code and for references."""
+    return " ".join(re.sub(r"(?::\w+:)?`{1,2}~?([^`]+)`{1,2}", r"\1", words).split())
 
 
 def _inherited_targets(option: OptionFile) -> dict[tuple[str, ...], str]:
@@ -193,14 +198,15 @@ def key_table(option: OptionFile) -> str:
         for key, words in explained(option)
     ]
     head = "<tr><th>key</th><th>default</th><th>what</th></tr>"
-    return f'<table class="keys"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
+    table = f"<table><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<div class="keys">{table}</div>'
 
 
 def section(option: OptionFile, group: str) -> str:
     """One option file as a section of its group's page."""
     name = option.path.stem
     title = f"{name} (shared base)" if name.startswith("_") else name
-    parts = [f"## {title} {{ #{anchor(group, name)} }}"]
+    parts = [f"### {title} {{ #{anchor(group, name)} }}"]
     header = [line for line in option.header if not line.startswith("@package")]
     if header:
         parts.append("\n".join(["```text", *header, "```"]))
@@ -242,9 +248,9 @@ def pages() -> dict[str, str]:
     for group, what in GROUPS.items():
         page = page_of(group)
         if page not in found:
-            title = "A method's slots" if group.startswith("method/") else group
+            title = "a method's slots" if group.startswith("method/") else group
             found[page] = f"# Configuration: {title}\n"
-        parts = [f"**`{group}`.** {what} Choose with {_chosen(group)}."]
+        parts = [f"## {group}\n\n{what} Choose with {_chosen(group)}."]
         parts += [section(option, group) for option in options_of(group)]
         found[page] += "\n" + "\n\n".join(parts) + "\n"
     return found
@@ -262,3 +268,17 @@ def _run_page() -> str:
         "# Configuration: the run\n\nKeys of no group (`conf/config.yaml`), such as `seed=2` or "
         f"`plan=true`.\n\n{key_table(option)}\n"
     )
+
+
+def group_list() -> str:
+    """All groups of options, with links to their pages."""
+    lines = ["| group | what it is | options |", "|---|---|---|"]
+    for group, what in GROUPS.items():
+        page = page_of(group).removeprefix("configuration/")
+        options = [
+            f"[`{option.path.stem}`]({page}#{anchor(group, option.path.stem)})"
+            for option in options_of(group)
+            if not option.path.stem.startswith("_")
+        ]
+        lines.append(f"| `{group}` | {what} | {', '.join(options)} |")
+    return "\n".join(lines)

@@ -15,9 +15,15 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
-log = logging.getLogger("mkdocs.hooks.site")
+log = logging.getLogger("mkdocs.hooks.site_hook")
 NOTEBOOKS = {"tutorial.md": "examples/tutorial.ipynb"}
 """Page -> the notebook it shows, outputs as they are saved in it."""
+FILLED = {
+    "<!-- methods -->": cards.method_list,
+    "<!-- ablations -->": cards.ablation_list,
+    "<!-- groups -->": configuration.group_list,
+}
+"""What a mark in a page is replaced by."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -35,16 +41,14 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def _without(menu: list, absent: set[str]) -> list:
     kept = []
     for entry in menu:
-        if entry in absent:
-            continue
-        if isinstance(entry, dict):
+        if isinstance(entry, str):
+            title, below = None, entry
+        else:
             ((title, below),) = entry.items()
-            if isinstance(below, list):
-                below = _without(below, absent)
-            if below in absent or below == []:
-                continue
-            entry = {title: below}
-        kept.append(entry)
+        if isinstance(below, list):
+            kept.append({title: _without(below, absent)})
+        elif below not in absent:
+            kept.append(entry)
     return kept
 
 
@@ -78,9 +82,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         path = cards.method_files().get(name.removesuffix(".md"))
         if path is not None:
             markdown = cards.card(markdown, path)
-        markdown = markdown.replace("<!-- methods -->", cards.method_list())
-        markdown = markdown.replace("<!-- ablations -->", cards.ablation_list())
-    markdown = markdown.replace("<!-- groups -->", group_list())
+    for mark, make in FILLED.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, make())
     docs = Path(config.docs_dir)
     markdown, wrong = leaving(
         markdown, docs / place, docs, configuration.ROOT, config.extra.get("repository_files")
@@ -88,17 +92,3 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     for sentence in wrong:
         log.warning(sentence)
     return markdown
-
-
-def group_list() -> str:
-    """All groups of options, with links to their pages."""
-    lines = ["| group | what it is | options |", "|---|---|---|"]
-    for group, what in configuration.GROUPS.items():
-        page = configuration.page_of(group).rpartition("/")[2]
-        options = [
-            f"[`{option.path.stem}`]({page}#{configuration.anchor(group, option.path.stem)})"
-            for option in configuration.options_of(group)
-            if not option.path.stem.startswith("_")
-        ]
-        lines.append(f"| `{group}` | {what} | {', '.join(options)} |")
-    return "\n".join(lines)
