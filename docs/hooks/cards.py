@@ -120,7 +120,9 @@ def ablation_list() -> str:
     for path in sorted(ABLATIONS.glob("*.yaml")):
         parent, changes = _difference(path)
         title = read_method(path).keys["title"]
-        lines.append(f"| `ablation/{path.stem}` | {title} | [`{parent}`]({parent}.md) | {changes} |")
+        lines.append(
+            f"| `ablation/{path.stem}` | {title} | [`{parent}`]({parent}.md) | {changes} |"
+        )
     return "\n".join(lines)
 
 

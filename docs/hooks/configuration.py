@@ -234,7 +234,9 @@ def anchor(group: str, name: str) -> str:
 
 def page_of(group: str) -> str:
     """The page on which a group stands: a method's slots share one."""
-    return f"configuration/{'method-slots' if group.startswith('method/') else group.split('/')[0]}.md"
+    return (
+        f"configuration/{'method-slots' if group.startswith('method/') else group.split('/')[0]}.md"
+    )
 
 
 def options_of(group: str) -> list[OptionFile]:

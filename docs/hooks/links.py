@@ -8,13 +8,17 @@ from pathlib import Path
 
 from pymdownx.slugs import slugify
 
-_LINK = re.compile(r"(?<!!)\[(?P<words>[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\((?P<to>\.\./[^)\s]+)\)")
+_LINK = re.compile(
+    r"(?<!!)\[(?P<words>[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\((?P<to>\.\./[^)\s]+)\)"
+)
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
 _slug = slugify(case="lower")
 
 
-def leaving(markdown: str, page: Path, docs: Path, root: Path, url: str | None) -> tuple[str, list[str]]:
+def leaving(
+    markdown: str, page: Path, docs: Path, root: Path, url: str | None
+) -> tuple[str, list[str]]:
     """Turn links out of ``docs`` into links to the repository or, without its URL, into words.
 
     Args:

@@ -1,9 +1,11 @@
-"""Every command and every key that a page names exists: composed, parsed or looked up, never run."""
+"""Every command and key that a page names exists: composed, parsed or looked up, never run."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -11,7 +13,6 @@ from typing import Any
 
 import configuration
 import pytest
-import tomllib
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob
@@ -175,7 +176,7 @@ def test_every_verb_parses(mine: Path) -> None:
 
 @pytest.mark.parametrize("line", ["compare RUN --nothing", "kompare RUN", "import OUTPUTS"])
 def test_a_wrong_verb_is_found(line: str, mine: Path) -> None:
-    with pytest.raises((Exception, SystemExit)):  # noqa: PT011, B017 - typer vendors click's errors
+    with pytest.raises((Exception, SystemExit)):
         require_parses(app, line.split(), mine)
 
 
@@ -211,9 +212,30 @@ def test_keys_in_the_text_exist() -> None:
                 if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)+", name) and name.split(".")[0] in tops:
                     if name not in keys and not any(key.startswith(f"{name}.") for key in keys):
                         wrong.append(f"{page.name}: {word}")
-                elif re.fullmatch(r"[\w/]+", value) and not re.search("[A-Z]", value):
-                    if name in GROUPS:
-                        path = configuration.CONF / name / f"{value}.yaml"
-                        if not path.is_file() and value != "mine":
-                            wrong.append(f"{page.name}: {word}")
+                elif name in GROUPS and re.fullmatch(r"[a-z0-9_/]+", value) and value != "mine":
+                    path = configuration.CONF / name / f"{value}.yaml"
+                    wrong += [] if path.is_file() else [f"{page.name}: {word}"]
     assert not wrong, "\n".join(wrong)
+
+
+def said() -> list[str]:
+    """Every text of the package's source; what is filled in is left out."""
+    found = []
+    for path in (ROOT / "kif_lightning").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [str(p.value) if isinstance(p, ast.Constant) else "\0" for p in node.values]
+                found.append("".join(parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_in_the_text_are_said() -> None:
+    page = (ROOT / "docs" / "when_things_go_wrong.md").read_text(encoding="utf-8")
+    table = page.partition("| message |")[2].partition("\n\n")[0]
+    rows = [line.split(" | ")[0] for line in table.splitlines()[2:]]
+    messages = [part for row in rows for part in re.findall(r"`([^`]+)`", row)]
+    assert len(messages) > 15
+    texts = said()
+    assert [part for part in messages if not any(part in text for text in texts)] == []
