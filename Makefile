@@ -11,7 +11,7 @@ BENCHMARKS = importance fine_tuning evaluation startup stream growth precision t
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup smollm2 lint format type test test-all fuzz chaos bench clean
+.PHONY: help demo setup smollm2 docs lint format type test test-all fuzz chaos bench clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -71,5 +71,10 @@ bench: $(READY) smollm2  ## speed side by side with what users would run instead
 	  echo "== $$name"; $(BIN)/python experiments/benchmarks/$$name.py || exit 1; done
 	$(BIN)/python experiments/benchmarks/table.py
 
+# The theme's makers announce their next project on every start.
+docs: $(READY)  ## the documentation as a site of its own, site/index.html; every link is checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean:     ## caches and builds; keeps runs and the virtual environment
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache

@@ -17,7 +17,7 @@ Decode = Literal["generate", "rank_labels"]
 """How a task is answered: greedy text, or its train label of the highest probability."""
 TaskKind = Literal["classification", "generation", "multiple_choice", "dialogue_state"]
 EvaluationMatrix = Literal["full", "final_row", "diagonal", "diagonal_and_final_row"]
-"""Which of the scores a[i][j], j <= i, are measured."""
+"""Which of the scores ``a[i][j]``, j <= i, are measured."""
 EvaluationRows = Literal["test", "held_out"]
 """On which rows: the test split, or rows of train that are not trained on."""
 Parameters = Mapping[str, nn.Parameter]
