@@ -200,7 +200,10 @@ class ContinualFusion(Callback):
         """Read the importance; a step that is not finite is skipped whole."""
         assert self._learner is not None
         parameters = self._learner.trainable_parameters
-        if all_finite([p.grad for p in parameters.values() if p.grad is not None]):
+        gradients = [p.grad for p in parameters.values() if p.grad is not None]
+        if not gradients:  # training_step gave no loss
+            return
+        if all_finite(gradients):
             self._broken_in_a_row = 0
             self.identification.before_step(parameters)
             return

@@ -48,8 +48,9 @@ def require_whole_weights(trainer: Trainer) -> None:
         )
     if getattr(strategy, "_start_method", "popen") != "popen":
         raise UserError(
-            f"Expected processes that live on after the fit, got strategy="
-            f"{strategy.strategy_name!r}, with which the importance is lost: use strategy='ddp'."
+            "Expected processes that live on after the fit, got "
+            f"start_method={strategy._start_method!r}, with which the importance is lost: use "
+            "strategy='ddp'."
         )
 
 
