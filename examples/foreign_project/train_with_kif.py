@@ -36,7 +36,10 @@ def read(task: str) -> tuple[list, list]:
     words = {"1": "yes", "0": "no"}
     rows = [
         # The model has been pretrained to fill in what <extra_id_0> stands for.
-        (f"{prompt.format(**r)}\nAnswer: <extra_id_0>".lower(), words.get(r[answer], r[answer]).lower())
+        (
+            f"{prompt.format(**r)}\nAnswer: <extra_id_0>".lower(),
+            words.get(r[answer], r[answer]).lower(),
+        )
         for r in records
     ]
     return [r for i, r in enumerate(rows) if i % 5], rows[::5]

@@ -32,11 +32,13 @@ def test_at_most_five_lines_are_added_and_none_changed() -> None:
     assert all(line[1:].strip() in told for line in changes)
 
 
-def run(name: str, tasks: int = 2) -> tuple[list[dict[str, torch.Tensor]], Any, Any]:
-    """The weights that learn after each task, the module, and what the file defines."""
+def run(name: str, tasks: int = 2) -> tuple[list[dict[str, torch.Tensor]], Any]:
+    """The weights that learn after each task of few rows, and the module."""
     names = runpy.run_path(str(FOLDER / name))
     for task in list(names["TASKS"])[tasks:]:
         del names["TASKS"][task]
+    read = names["read"]
+    names["main"].__globals__["read"] = lambda task: tuple(rows[:48] for rows in read(task))
     after: list[dict[str, torch.Tensor]] = []
     score = names["FineTuning"].score
 
@@ -47,15 +49,15 @@ def run(name: str, tasks: int = 2) -> tuple[list[dict[str, torch.Tensor]], Any, 
     names["FineTuning"].score = record
     module, scores = names["main"](epochs=1, seed=1)
     assert len(scores) == tasks
-    return after[tasks - 1 :: tasks], module, names
+    return after[tasks - 1 :: tasks], module
 
 
 def test_fusion_is_what_the_rule_says_of_the_weights_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", "1")  # to be put back afterwards
-    (first, second), _, _ = run("train.py")
-    (kept, fused), module, _ = run("train_with_kif.py")
+    (first, second), _ = run("train.py")
+    (kept, fused), module = run("train_with_kif.py")
     (callback,) = [c for c in module.trainer.callbacks if isinstance(c, ContinualFusion)]
     table = callback.boundary_table()
     shares: dict[str, list[float]] = {}

@@ -22,7 +22,7 @@ def test_the_example_runs_and_prints_what_the_page_says(capsys: Any) -> None:
     assert [line.split(":")[0] for line in printed] == [line.split(":")[0] for line in lines]
     for way in ("plain", "fused"):
         shown = [float(v) for v in told.split(f"{way}: ")[1].splitlines()[0].split()]
-        # Other machines round otherwise, and 300 steps carry it on.
+        # Other machines round otherwise, and 150 steps carry it on.
         assert names[way] == pytest.approx(shown, abs=0.05)
     assert sum(names["fused"]) < sum(names["plain"])
-    assert names["fused"][1] < names["plain"][1]
+    assert all(names["fused"][task] < names["plain"][task] for task in (0, 1))

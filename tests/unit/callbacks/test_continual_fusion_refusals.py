@@ -128,8 +128,10 @@ def test_a_checkpoint_of_other_weights(tmp_path: Path) -> None:
     keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     fit(ForeignModule(), rows(0), [ContinualFusion(), keep])
     other = NotStrict(adapted=False)
-    other.configure_optimizers = lambda: torch.optim.SGD(  # type: ignore[method-assign]
-        list(other.parameters())[:2], lr=0.1, momentum=0.5
+    other.configure_optimizers = (
+        lambda: torch.optim.SGD(  # type: ignore[method-assign]
+            list(other.parameters())[:2], lr=0.1, momentum=0.5
+        )
     )
     with pytest.raises(UserError, match="as at the checkpoint, got 2 tensors instead of 2"):
         fit(other, rows(0), [ContinualFusion()], ckpt_path=tmp_path / "epoch=0.ckpt")
