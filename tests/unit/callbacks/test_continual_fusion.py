@@ -252,6 +252,24 @@ def test_steps_that_are_never_finite_stop_the_training() -> None:
     assert (module.weights()[A] - before[A]).abs().max() > 0
 
 
+def test_a_resumed_fit_goes_on_counting_skipped_steps(tmp_path: Path) -> None:
+    data = broken(rows(0), [0, 3])
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    with pytest.warns(UserWarning, match="4 optimizer steps of the task were skipped"):
+        fit(ForeignModule(), data, [ContinualFusion(), keep])
+    checkpoint = tmp_path / "epoch=0.ckpt"
+    callback = ContinualFusion()
+    with pytest.warns(UserWarning, match="4 optimizer steps of the task were skipped"):
+        fit(ForeignModule(), data, [callback], ckpt_path=checkpoint)
+    with pytest.raises(DivergedError, match="in 2 optimizer steps in a row"):
+        fit(
+            ForeignModule(),
+            data,
+            [ContinualFusion(max_skipped_in_a_row=2)],
+            ckpt_path=checkpoint,
+        )
+
+
 @pytest.mark.parametrize("scale", [2.0**8, 2.0**20])
 def test_gradients_are_read_unscaled(scale: float) -> None:
     """With a loss scaler on the CPU; a step that the scaler skips counts for nothing."""
