@@ -29,6 +29,7 @@ MESSAGES = [
 
 
 def main(folder: Path) -> None:
+    """The story, in a new folder."""
     first, second = folder / "machine_1", folder / "machine_2"
     first.mkdir(parents=True)
     second.mkdir()
@@ -49,7 +50,7 @@ def main(folder: Path) -> None:
     say("It exports the model for whoever uses plain peft, and answers new messages itself")
     command(second, "kif", "export", "state_4", "--to", "adapter")
     (second / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in MESSAGES))
-    predict = "kif predict state_4 new.jsonl --tasks tickets.yaml --task tickets --out answers.jsonl"
+    predict = "kif predict state_4 new.jsonl --task tickets --out answers.jsonl"
     command(second, *shlex.split(predict))
     for row, answer in zip(MESSAGES, lines(second / "answers.jsonl"), strict=True):
         say(f"    {row['message']:55} -> {answer['prediction']}")
@@ -78,16 +79,18 @@ def command(machine: Path, program: str, *arguments: str, quiet: bool = False) -
     if not quiet:
         say(f"\n{machine.name}$ {shlex.join([program, *arguments])}")
     module = ["-m", "kif_lightning.cli"] if program == "kif" else []
-    subprocess.run(
+    subprocess.run(  # noqa: S603 - our own commands
         [sys.executable, *module, *arguments], cwd=machine, check=True, capture_output=quiet
     )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def say(text: str) -> None:
+    """To standard output, before what the next command prints."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

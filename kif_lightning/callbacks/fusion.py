@@ -67,7 +67,8 @@ class KnowledgeFusion(Callback):
         self._accumulated: Tensor | None = None
         self.units: SkillUnits | None = None
         """The partition of the present task's weights."""
-        self._snapshot: dict[str, Tensor] = {}
+        self.snapshot: dict[str, Tensor] = {}
+        """The weights before the present task; empty in the first one and between tasks."""
         self.keep: Callable[[Mapping[str, Tensor], Mapping[str, Tensor]], None] | None = None
         """Called before each fusion with the weights before the task and the present ones; no
         part of the method, so it counts as none of its seconds."""
@@ -88,15 +89,37 @@ class KnowledgeFusion(Callback):
             require_same_units(before, self.partition(module.trainable_parameters).ids)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Partition the weights and, after the first task, keep the fused ones as they are now."""
-        self.check(learning(pl_module))
-        parameters = learning(pl_module).trainable_parameters
+        """Begin a task."""
+        self.begin(learning(pl_module))
+
+    def begin(self, module: LearningModule, snapshot: Mapping[str, Tensor] | None = None) -> None:
+        """Partition the weights and, after the first task, keep the fused ones as they are now.
+
+        Args:
+            module: that learns.
+            snapshot: the fused weights, where the module's have learnt from the task already.
+        """
+        self.check(module)
+        parameters = module.trainable_parameters
         self.units = self.partition(parameters)
         if self._accumulated is None:
             return
+<<<<<<< HEAD
         require_same_units(self._unit_ids, self.units.ids)
         place = torch.device("cpu") if self.offload_snapshot else None
         self._snapshot = {n: p.detach().to(place, copy=True) for n, p in parameters.items()}
+=======
+        if self.units.ids != self._unit_ids:
+            raise UserError(
+                f"The accumulated importance is of {len(self._unit_ids)} units, the model has "
+                f"{len(self.units)} now, or others: adapter and units must stay the same."
+            )
+        fused = parameters if snapshot is None else snapshot
+        self.snapshot = {
+            name: fused[name].detach().to("cpu" if self.offload_snapshot else p.device, copy=True)
+            for name, p in parameters.items()
+        }
+>>>>>>> h9-plugin
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Identify, then fuse."""
@@ -133,11 +156,11 @@ class KnowledgeFusion(Callback):
         assert self.units is not None
         assert self.boundary is not None, "identify() comes first"
         if self.boundary.weight is not None and self.keep is not None:
-            self.keep(self._snapshot, parameters)
+            self.keep(self.snapshot, parameters)
         started = time.perf_counter()
         if self.boundary.weight is not None:
-            fuse_(self.units, self.boundary.weight, self._snapshot, parameters)
-        self._snapshot = {}
+            fuse_(self.units, self.boundary.weight, self.snapshot, parameters)
+        self.snapshot = {}
         seconds = self.boundary.seconds + time.perf_counter() - started
         self.boundary = replace(self.boundary, seconds=seconds)
 

@@ -12,7 +12,7 @@ from kif_lightning.kif.fusion import (
 )
 from kif_lightning.kif.importance import ImportanceTracker
 from kif_lightning.kif.recurrent import merge_, top_mask
-from kif_lightning.kif.units import SkillUnits, lora_rank_units, matrix_units
+from kif_lightning.kif.units import SkillUnits, fitting_units, lora_rank_units, matrix_units
 
 __all__ = [
     "AdaptiveRule",
@@ -23,6 +23,7 @@ __all__ = [
     "UnitClass",
     "accumulate",
     "classify",
+    "fitting_units",
     "fuse_",
     "lora_rank_units",
     "matrix_units",

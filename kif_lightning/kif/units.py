@@ -7,7 +7,8 @@ Shapes: R LoRA rank, O output features, I input features, U number of units.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -96,6 +97,39 @@ def lora_rank_units(parameters: Mapping[str, Tensor]) -> SkillUnits:
     Raises:
         UserError: no LoRA at all, or trainable tensors that belong to no LoRA pair.
     """
+    sides, others = _lora_pairs(parameters)
+    if others or not sides:
+        raise UserError(_not_only_lora(others))
+    return SkillUnits(
+        tuple(_rank_group(module, pair, parameters) for module, pair in sides.items())
+    )
+
+
+def fitting_units(parameters: Mapping[str, Tensor]) -> SkillUnits:
+    """Rank units where LoRA pairs alone are trainable, else :func:`matrix_units`.
+
+    Where LoRA is not alone it warns: the scores of ranks and of whole tensors do not compare.
+
+    Args:
+        parameters: exported parameter name -> trainable tensor.
+
+    Raises:
+        UserError: nothing is trainable.
+    """
+    sides, others = _lora_pairs(parameters)
+    if sides and not others:
+        return lora_rank_units(parameters)
+    if sides:
+        warnings.warn(
+            f"LoRA is not all that is trainable, {others[0]} is too: each whole tensor is one "
+            "skill unit, not each LoRA rank.",
+            stacklevel=2,
+        )
+    return matrix_units(parameters)
+
+
+def _lora_pairs(parameters: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Module -> side -> name of each whole pair, and the names that belong to none."""
     sides: dict[str, dict[str, str]] = {}
     others: list[str] = []
     for name in parameters:
@@ -108,11 +142,7 @@ def lora_rank_units(parameters: Mapping[str, Tensor]) -> SkillUnits:
         if set(pair) != {"A", "B"}:
             others.extend(pair.values())
             del sides[module]
-    if others or not sides:
-        raise UserError(_not_only_lora(others))
-    return SkillUnits(
-        tuple(_rank_group(module, pair, parameters) for module, pair in sides.items())
-    )
+    return sides, others
 
 
 def _rank_group(
@@ -140,5 +170,5 @@ def _not_only_lora(others: list[str]) -> str:
     shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
     return (
         "Units 'lora_rank' cover only LoRA's A and B, but these are trainable too: "
-        f"{shown}. Use method/units=matrix, which covers every trainable tensor."
+        f"{shown}. Use method/units=matrix (matrix_units), which covers every trainable tensor."
     )

@@ -56,7 +56,16 @@ class OrthonormalityPenalty:
 
 
 def orthonormality(parameters: Mapping[str, Tensor]) -> Tensor:
-    """Mean distance of all LoRA tensors' Gram matrices from the identity; a scalar."""
+    """Mean distance of all LoRA tensors' Gram matrices from the identity; a scalar, in float32.
+
+    For a loss of your own: ``loss + 0.1 * orthonormality(dict(model.named_parameters()))``.
+
+    Args:
+        parameters: name in peft -> tensor; whatever is no LoRA A or B is left out.
+
+    Raises:
+        UserError: no LoRA among them.
+    """
     by_shape: defaultdict[Any, list[Tensor]] = defaultdict(list)
     for name, tensor in parameters.items():
         if not _is_lora(name):
@@ -65,11 +74,14 @@ def orthonormality(parameters: Mapping[str, Tensor]) -> Tensor:
         side_a = ".lora_A" in name or ".lora_embedding_A" in name
         rows = matrix.flatten(1) if side_a else matrix.transpose(0, 1).flatten(1)
         by_shape[rows.shape].append(rows)
+    if not by_shape:
+        raise UserError("Expected LoRA's A and B among the parameters, got none: use LoRA.")
     distances = []
     # One product for all of a shape: hundreds of small ones take longer than the arithmetic.
     for alike in by_shape.values():
         stacked = torch.stack(alike)
-        gram = stacked @ stacked.mT
+        with torch.autocast(stacked.device.type, enabled=False):
+            gram = stacked @ stacked.mT
         identity = torch.eye(gram.shape[-1], device=gram.device, dtype=gram.dtype)
         distances.append(torch.linalg.matrix_norm(gram - identity))
     return torch.cat(distances).mean()

@@ -177,7 +177,7 @@ def test_a_snapshot_on_the_cpu_fuses_the_same(units: Any) -> None:
         for _ in range(2):
             stream.end()
             stream.train()
-    held = streams[1].callback._snapshot
+    held = streams[1].callback.snapshot
     assert {tensor.device.type for tensor in held.values()} == {"cpu"}
     for name, parameter in streams[1].module.trainable_parameters.items():
         assert held[name].data_ptr() != parameter.data_ptr()  # training must not reach it
@@ -189,13 +189,13 @@ def test_a_snapshot_on_the_cpu_fuses_the_same(units: Any) -> None:
 def test_snapshot_is_kept_from_the_second_task_and_released() -> None:
     stream = Stream(callback())
     stream.train()
-    assert stream.callback._snapshot == {}
+    assert stream.callback.snapshot == {}
     stream.end()
     start = stream.weights()
     stream.train()
-    torch.testing.assert_close(stream.callback._snapshot, start, rtol=0, atol=0)
+    torch.testing.assert_close(stream.callback.snapshot, start, rtol=0, atol=0)
     stream.end()
-    assert stream.callback._snapshot == {}
+    assert stream.callback.snapshot == {}
 
 
 @pytest.mark.parametrize("rule", list(RULES))

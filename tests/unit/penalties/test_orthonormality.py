@@ -125,6 +125,18 @@ def test_half_precision_weights_are_computed_in_float32() -> None:
     assert float(term) == pytest.approx(exact, rel=1e-5)
 
 
+def test_autocast_changes_nothing() -> None:
+    parameters = random_parameters()
+    with torch.autocast("cpu", torch.bfloat16):
+        term = orthonormality(parameters)
+    assert float(term) == pytest.approx(reference(parameters), rel=1e-5)
+
+
+def test_nothing_to_penalise_is_told() -> None:
+    with pytest.raises(UserError, match="Expected LoRA's A and B"):
+        orthonormality({"head.weight": torch.ones(2, 2)})
+
+
 def test_a_model_without_lora_is_refused() -> None:
     penalty = OrthonormalityPenalty()
     others = {"k.ia3_l": torch.ones(3), "v.lora_magnitude_vector.weight": torch.ones(3)}
