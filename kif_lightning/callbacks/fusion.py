@@ -104,22 +104,12 @@ class KnowledgeFusion(Callback):
         self.units = self.partition(parameters)
         if self._accumulated is None:
             return
-<<<<<<< HEAD
         require_same_units(self._unit_ids, self.units.ids)
-        place = torch.device("cpu") if self.offload_snapshot else None
-        self._snapshot = {n: p.detach().to(place, copy=True) for n, p in parameters.items()}
-=======
-        if self.units.ids != self._unit_ids:
-            raise UserError(
-                f"The accumulated importance is of {len(self._unit_ids)} units, the model has "
-                f"{len(self.units)} now, or others: adapter and units must stay the same."
-            )
         fused = parameters if snapshot is None else snapshot
         self.snapshot = {
             name: fused[name].detach().to("cpu" if self.offload_snapshot else p.device, copy=True)
             for name, p in parameters.items()
         }
->>>>>>> h9-plugin
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Identify, then fuse."""
