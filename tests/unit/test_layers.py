@@ -26,7 +26,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         *("tuning", "whatif", "continual_state", "continuing", "packing", "extending"),
         *("learnt_model", "predicting"),
     ),
-    5: ("__main__", "cli"),
+    5: ("__main__", "cli", "api"),
 }
 SIDE: dict[str, tuple[str, ...]] = {
     # Units beside the stack -> what they may import of the package.
