@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +23,7 @@ from rich.console import Console
 
 from kif_lightning import extending, launch, packing
 from kif_lightning.assembly import Parts, build_benchmark, build_parts
+from kif_lightning.benchmarks.doctor import Finding
 from kif_lightning.checkup import examine_all, read_tasks
 from kif_lightning.continual_state import MEMORY_WARNING
 from kif_lightning.errors import UserError
@@ -172,7 +174,8 @@ def doctor(place: str | Path, *, kind: str | None = None) -> pd.DataFrame:
         UserError: there are no tasks.
     """
     report = examine_all(read_tasks(Path(place), kind).tasks)
-    return pd.DataFrame(report["findings"])
+    columns = [field.name for field in fields(Finding)]
+    return pd.DataFrame(report["findings"], columns=columns)
 
 
 def pack(

@@ -124,3 +124,10 @@ def test_the_doctors_findings_as_a_table(tmp_path: Path) -> None:
         (tmp_path / "task" / f"{split}.jsonl").write_text(row)
     found = api.doctor(tmp_path)
     assert "error" in set(found["severity"])
+
+
+def test_nothing_found_is_an_empty_table_of_the_same_columns() -> None:
+    own_tasks = Path(__file__).parents[2] / "examples" / "own_tasks" / "tasks.yaml"
+    found = api.doctor(own_tasks)
+    assert found.empty
+    assert "severity" in found
