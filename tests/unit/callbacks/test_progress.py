@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from tqdm.auto import tqdm
 
 from kif_lightning.callbacks import TaskProgress, progress
@@ -21,9 +24,8 @@ def test_a_notebooks_widget_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("hidden", [True, False])
 def test_a_hidden_bar_shows_nothing(hidden: bool, capsys: pytest.CaptureFixture[str]) -> None:
     shown = TaskProgress(label="task", hidden=hidden)
-    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
-    trainer.fit_loop.max_epochs = 1
-    shown.on_train_start(trainer, LightningModule())
-    shown.on_train_batch_end()
-    shown.on_train_end(trainer, LightningModule())
-    assert ("task train" in capsys.readouterr().err) is not hidden
+    trainer: Any = SimpleNamespace(num_test_batches=[1])
+    shown.on_test_start(trainer, LightningModule())
+    shown.on_test_batch_end()
+    shown.on_test_end(trainer, LightningModule())
+    assert ("task evaluate" in capsys.readouterr().err) is not hidden
