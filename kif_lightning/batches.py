@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -304,6 +305,30 @@ class EvaluationBatches(Dataset[Batch]):
             "labels": self.labels,
             "label_ids": self.label_ids,
         }
+
+
+def labels_to_rank(
+    task: str, labels: Sequence[str], label_ids: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """What :class:`EvaluationBatches` takes to have a task's labels ranked.
+
+    Long labels may be equal once they are cut: the first of them answers, and a warning tells.
+
+    Args:
+        task: its name, for the warning.
+        labels: of the task.
+        label_ids: the tokens of each.
+    """
+    first: dict[tuple[int, ...], str] = {}
+    for label, ids in zip(labels, label_ids, strict=True):
+        kept = first.setdefault(tuple(ids), label)
+        if kept != label:
+            warnings.warn(
+                f"Labels {kept!r} and {label!r} of task {task} have the same tokens "
+                "(backbone.max_target_tokens cuts them): only the first can be the answer.",
+                stacklevel=3,
+            )
+    return {"labels": tuple(first.values()), "label_ids": [*map(list, first)]}
 
 
 def as_is(batch: Any) -> Any:

@@ -375,6 +375,68 @@ def dashboard(
         typer.echo(save_workspace(entity=entity, project=project, name=name))
 
 
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="STATE|RUN", help="A state's folder, or a run's.")
+    ],
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[PROMPTS] [KEY=VALUE]...",
+            help="A file of prompts, - or nothing: standard input. JSON lines with 'input' and, if "
+            "there is one, 'id' (so in .csv, .tsv, .parquet: columns); else a prompt a line: the "
+            "first line decides. Then settings of this machine, such as backbone.path=FOLDER.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the answers there, once all are known.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over --out.")] = False,
+    task: Annotated[
+        str | None,
+        typer.Option(help="The task they are of: caps answers, builds prompts of own columns."),
+    ] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help="Yaml that tells how --task's prompts are built; else the state does."),
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Of a run: the model after this task (number or name).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Prompts answered together, at most.")] = 64,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of an answer.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, ...; without, a GPU if there is one.")
+    ] = None,
+) -> None:
+    """Answer prompts with a learnt model: JSON lines of id and prediction, in their order."""
+    from kif_lightning.launch import quiet
+    from kif_lightning.predicting.command import predict as answer
+    from kif_lightning.reporting.console import RunConsole
+
+    quiet()
+    overrides = [text for text in given or [] if "=" in text and not Path(text).exists()]
+    sources = [text for text in given or [] if text not in overrides]
+    with _telling_mistakes():
+        if len(sources) > 1:
+            raise UserError(f"Expected one file of prompts, got {', '.join(sources)}.")
+        answer(
+            model,
+            Path(sources[0]) if sources and sources != ["-"] else None,
+            out=out,
+            force=force,
+            task=task,
+            tasks=tasks,
+            after=after,
+            batch_size=batch_size,
+            max_new_tokens=max_new_tokens,
+            device=device,
+            overrides=overrides,
+            console=RunConsole(Console(stderr=True, soft_wrap=True, highlight=False)),
+        )
+
+
 @contextmanager
 def _telling_mistakes() -> Iterator[None]:
     """A user's mistake: one sentence, exit status 2."""

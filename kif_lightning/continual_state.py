@@ -19,6 +19,8 @@ from kif_lightning.storage import load_state, read_json, replacing_folder, save_
 FORMAT = "kif-lightning continual state"
 VERSION = 1
 STATE, PARTS, MEMORY = "state.json", "parts", "memory"
+LAYOUT = "layout"
+"""Of a task's ``data``, where its rows are made of columns: how prompts and answers are."""
 MEMORY_WARNING = (
     "The state holds raw rows of the tasks before (memory/): whoever gets it can read them."
 )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from kif_lightning.continual_state import ContinualState, PastTask
+from kif_lightning.continual_state import LAYOUT, ContinualState, PastTask
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import Benchmark, ChecksState, Task
+from kif_lightning.interfaces import Benchmark, ChecksState, HasLayouts, Task
 from kif_lightning.run_state import RunState
 from kif_lightning.storage import flat
 
@@ -170,6 +170,10 @@ def first_run_state(state: ContinualState, num_tasks: int, sha256: dict[str, Any
     )
 
 
+def _layout(layouts: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {LAYOUT: layouts[name]} if name in layouts else {}
+
+
 def stream_record(runner: StreamRunner) -> dict[str, Any]:
     """What of a run's tasks goes into a continual state and stands nowhere else in its folder."""
     origin, parts, data = runner.parts.origin, runner.parts, runner.data
@@ -178,6 +182,8 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
     own = {key: value for key, value in runner.protocol().items() if key not in OF_TASKS}
     if own not in protocols:
         protocols.append(own)
+    benchmark = parts.benchmark
+    layouts = benchmark.layouts if isinstance(benchmark, HasLayouts) else {}
     new = [
         PastTask(
             name=task.name,
@@ -189,7 +195,7 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
             test_rows=len(task.test),
             decode=data.decode_of(task),
             max_new_tokens=data.new_tokens_cap(task),
-            data=dict(parts.benchmark.provenance),
+            data={**benchmark.provenance, **_layout(layouts, task.name)},
             stand_in=runner.parts.new_data_stands_in,
             protocol=protocols.index(own),
         )

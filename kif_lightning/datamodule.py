@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
@@ -22,6 +21,7 @@ from kif_lightning.batches import (
     TrainingBatches,
     TrainingLoader,
     as_is,
+    labels_to_rank,
 )
 from kif_lightning.errors import UserError, require_choice, require_count
 from kif_lightning.interfaces import Backbone, Batch, Benchmark, Decode, Example, Row, Task
@@ -324,17 +324,7 @@ class ContinualDataModule(LightningDataModule):
         """Test batches of a task, of the stream or not."""
         ranked: dict[str, Any] = {}
         if self.decode_of(task) == "rank_labels":
-            # Long labels may be equal once they are cut: the first of them answers.
-            first: dict[tuple[int, ...], str] = {}
-            for label, ids in zip(task.labels, self.label_ids(task), strict=True):
-                kept = first.setdefault(tuple(ids), label)
-                if kept != label:
-                    warnings.warn(
-                        f"Labels {kept!r} and {label!r} of task {task.name} have the same tokens "
-                        "(backbone.max_target_tokens cuts them): only the first can be the answer.",
-                        stacklevel=2,
-                    )
-            ranked = {"labels": tuple(first.values()), "label_ids": [*map(list, first)]}
+            ranked = labels_to_rank(task.name, task.labels, self.label_ids(task))
         return EvaluationBatches(
             self.backbone,
             self.test_examples(task),

@@ -124,6 +124,14 @@ class Benchmark(Protocol):
     """Where the rows come from and how they were drawn, for the stamp."""
 
 
+@runtime_checkable
+class HasLayouts(Protocol):
+    """A benchmark that makes its rows of records with named columns, and can tell how."""
+
+    layouts: Mapping[str, Mapping[str, Any]]
+    """Task name -> how its prompts are made, in plain values."""
+
+
 class Stream(Protocol):
     """How a benchmark's tasks are learnt: one after another, or all at once."""
 

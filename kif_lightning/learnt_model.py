@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import get_args
 
+import torch
+from omegaconf import DictConfig
 from torch import nn
+from tqdm.auto import tqdm
 
 from kif_lightning.assembly import build_learner
 from kif_lightning.backbones.fingerprint import weights_fingerprint
 from kif_lightning.continual_state import ContinualState
-from kif_lightning.errors import UserError
+from kif_lightning.errors import UserError, nearest_names, require_choice, require_count
 from kif_lightning.extending import config_of
-from kif_lightning.interfaces import Adapter, Backbone
+from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
+from kif_lightning.predicting.answers import Answers, cut_prompts, require_prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +32,145 @@ class LearntModel:
     backbone: Backbone
     adapter: Adapter
     model: nn.Module
+    config: DictConfig
+    """The state's settings, with what was said otherwise when it was loaded."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks it has learnt, in their order."""
+        return tuple(task.name for task in self.state.tasks)
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """What only stands for something real in what it was learnt with; say so beside answers."""
+        return self.state.stand_ins
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.model.parameters()).device
+
+    def predict(
+        self,
+        prompts: Iterable[str],
+        *,
+        task: str | None = None,
+        batch_size: int = 64,
+        batch_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        decode: Decode | None = None,
+        progress: bool = False,
+    ) -> list[str]:
+        """Answer prompts as a run's evaluation does: an answer a prompt, in their order.
+
+        ``progress`` shows a bar, the other arguments and what is raised are
+        :meth:`predict_each`'s. Warns if prompts were longer than the model reads.
+        """
+        if not isinstance(prompts, str):  # which is refused below
+            prompts = list(prompts)
+            for number, prompt in enumerate(prompts, start=1):
+                require_prompt(prompt, number)
+        answers = self.predict_each(
+            prompts,
+            task=task,
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            max_new_tokens=max_new_tokens,
+            decode=decode,
+        )
+        shown = tqdm(answers, total=len(prompts), unit="prompt", disable=not progress)
+        found = list(shown)
+        if told := cut_prompts(answers):
+            warnings.warn(told, stacklevel=2)
+        return found
+
+    def predict_each(
+        self,
+        prompts: Iterable[str],
+        *,
+        task: str | None = None,
+        batch_size: int = 64,
+        batch_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        decode: Decode | None = None,
+    ) -> Answers:
+        """The same, each answer as soon as it and all before it are there.
+
+        The prompts may be endless: no more than some thousand are in memory.
+
+        Args:
+            prompts: whole, as they are in the rows that were trained on.
+            task: the one they are of. It caps the answer at the task's longest label, may have the
+                labels ranked (``decode``), and tells a model which task it is asked.
+            batch_size: prompts answered together, at most.
+            batch_tokens: their tokens, padding and what may be generated included, at most; None:
+                the state's ``evaluation.batch_tokens``.
+            max_new_tokens: of an answer; None: the task's, else ``evaluation.max_new_tokens``.
+            decode: ``generate``, or ``rank_labels``: the likeliest label of the task answers; None:
+                the state's ``evaluation.decode``.
+
+        Raises:
+            UserError: an unknown task, none where the model must know it, labels to be ranked where
+                there are none; prompts that are no texts, or blank, as they come.
+        """
+        number = self._number(task)
+        known = None if number is None else self.state.tasks[number]
+        labels = known.labels if known else ()
+        evaluation = self.config.evaluation
+        if decode is not None:
+            require_choice("decode", decode, get_args(Decode))
+            if decode == "rank_labels" and not labels:
+                raise UserError(
+                    "decode=rank_labels chooses from the labels of a task, got "
+                    f"{'no task' if task is None else f'task {task}, which has none'}: name a "
+                    "classification task, or use decode=generate."
+                )
+        if max_new_tokens is None:
+            capped = known if labels else None
+            max_new_tokens = capped.max_new_tokens if capped else evaluation.max_new_tokens
+        batch_tokens = evaluation.batch_tokens if batch_tokens is None else batch_tokens
+        require_count("max_new_tokens", max_new_tokens)
+        require_count("batch_size", batch_size)
+        if batch_tokens is not None:
+            require_count("batch_tokens", batch_tokens)
+        ranked = (decode or evaluation.decode) == "rank_labels"
+        return Answers(
+            prompts,
+            backbone=self.backbone,
+            model=self.model,
+            device=self.device,
+            precision=str(evaluation.precision or self.config.trainer.precision),
+            batch_size=batch_size,
+            batch_tokens=batch_tokens,
+            max_new_tokens=max_new_tokens,
+            task=task or "",
+            labels=labels if ranked else (),
+            prepare=partial(self.adapter.use_task, self.model, number or 0),
+        )
+
+    def _number(self, task: str | None) -> int | None:
+        """The task's place in the stream."""
+        if task is None:
+            if self.adapter.needs_task_id:
+                raise UserError(
+                    "The model has weights of its own for each task and must be told which one the "
+                    f"prompts are of: name one of {', '.join(self.tasks)} (task=, --task)."
+                )
+            return None
+        if task not in self.tasks:
+            raise UserError(
+                f"Expected a task that the model has learnt, got {task}: "
+                f"{nearest_names(task, self.tasks)}."
+            )
+        return self.tasks.index(task)
 
 
 def load(
-    place: str | Path, *, after: str | None = None, overrides: Sequence[str] = ()
+    place: str | Path,
+    *,
+    after: str | None = None,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
 ) -> LearntModel:
     """Load the model of a continual state's folder or of a run's.
 
@@ -37,12 +179,28 @@ def load(
         after: of a run: the task (number or name) whose state is wanted; None: the last one learnt.
         overrides: settings of this machine, as ``backbone.path=FOLDER`` or
             ``backbone.dtype=bfloat16``.
+        device: where it shall compute, as torch calls it; None: a GPU if there is one.
 
     Raises:
-        UserError: no state there, a damaged one, base weights that cannot be had or are others.
+        UserError: no state there, a damaged one, base weights that cannot be had or are others, a
+            device that there is not.
     """
-    state = open_state(Path(place), after)
-    backbone, adapter = build_learner(config_of(state, overrides))
+    return learnt_model(
+        open_state(Path(place), after), place=place, overrides=overrides, device=device
+    )
+
+
+def learnt_model(
+    state: ContinualState,
+    *,
+    place: str | Path,
+    overrides: Sequence[str] = (),
+    device: str | None = None,
+) -> LearntModel:
+    """The model of a state that was read from ``place``; see :func:`load`."""
+    where = _device(device)
+    config = config_of(state, overrides)
+    backbone, adapter = build_learner(config)
     backbone.require_available()
     base = backbone.load_model()
     if weights_fingerprint(base) != state.parts["base"]:
@@ -52,4 +210,23 @@ def load(
         )
     model = adapter.attach(base, backbone)
     adapter.load_state_dict(model, state.parts["adapter"])
-    return LearntModel(state=state, backbone=backbone, adapter=adapter, model=model.eval())
+    # Packed weights were loaded where they compute, and may not move.
+    if any(parameter.device != where for parameter in model.parameters()):
+        model = model.to(where)
+    return LearntModel(
+        state=state, backbone=backbone, adapter=adapter, model=model.eval(), config=config
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    if name is None:
+        gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((gpu for gpu, there in gpus.items() if there), "cpu")
+    try:
+        # With its number, as parameters name it.
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        told = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"There is no device {name!r} here ({told}): use cpu, cuda, cuda:1 or mps."
+        ) from error

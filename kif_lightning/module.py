@@ -400,18 +400,24 @@ class ContinualModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Keep the answers of one batch; a batch without ``rows`` only fills up."""
-        inputs, labels = batch["inputs"], batch["labels"]
-        if labels:
-            ids = batch["label_ids"]
-            ranked = self.backbone.label_log_probabilities(self.model, inputs, ids)
-            texts = [labels[best] for best in ranked.argmax(dim=1).tolist()]
-        else:
-            texts = self.backbone.generate(self.model, inputs, batch["max_new_tokens"])
+        texts = answer_texts(self.backbone, self.model, batch)
         # One that fills up goes through the model all the same, as the other processes' do.
         losses = self.token_losses(batch["answered"]).tolist() if "answered" in batch else ()
         if batch["rows"]:
             self.answers[dataloader_idx].update(zip(batch["rows"], texts, strict=True))
             self.answer_losses[dataloader_idx].update(zip(batch["rows"], losses, strict=False))
+
+
+def answer_texts(backbone: Backbone, model: nn.Module, batch: Batch) -> list[str]:
+    """The answers of a batch of :class:`~kif_lightning.batches.EvaluationBatches`, (N,) texts.
+
+    Generated or, where the batch brings labels, the likeliest of them.
+    """
+    inputs, labels = batch["inputs"], batch["labels"]
+    if not labels:
+        return backbone.generate(model, inputs, batch["max_new_tokens"])
+    ranked = backbone.label_log_probabilities(model, inputs, batch["label_ids"])
+    return [labels[best] for best in ranked.argmax(dim=1).tolist()]
 
 
 def token_loss(logits: Tensor, labels: Tensor) -> Tensor:

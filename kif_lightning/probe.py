@@ -212,7 +212,7 @@ def _measure(runner: StreamRunner, probe: Probe, label: str, newest: int) -> Mea
         interruption=runner.interruption,
     )
     runner.module.begin_evaluation(1, lambda _: runner.parts.adapter.use_task(model, newest))
-    shown = TaskProgress(label=f"{label} probe")
+    shown = TaskProgress(label=f"{label} probe", hidden=runner.console.quiet)
     trainer = runner.new_trainer([shown, scores], training=False)
     trainer.test(runner.module, dataloaders=_loader(runner.data, probe.task), verbose=False)
     return {**found, "loss": scores.losses[0]}

@@ -166,7 +166,7 @@ class StreamRunner:
     def _run(self) -> dict[str, Any]:
         training = self._start()
         state, phases = self.state, self.data.training_tasks
-        hidden = not (sys.stderr.isatty() and ranks.is_first())
+        hidden = self.console.quiet or not (sys.stderr.isatty() and ranks.is_first())
         bar = tqdm(total=len(phases), initial=state.next_task, desc="tasks", position=0,
                    disable=hidden, dynamic_ncols=True)  # fmt: skip
         for task_index in range(state.next_task, len(phases)):
@@ -410,7 +410,9 @@ class StreamRunner:
         self.module.begin_evaluation(
             len(left), lambda place: self.parts.adapter.use_task(self.module.model, left[place])
         )
-        trainer = self.new_trainer([TaskProgress(label=label), scores], training=False)
+        trainer = self.new_trainer(
+            [TaskProgress(label=label, hidden=self.console.quiet), scores], training=False
+        )
         loaders = self.data.evaluation_dataloaders(left)
         trainer.test(self.module, dataloaders=loaders, verbose=False)
 
@@ -468,7 +470,7 @@ class StreamRunner:
             every_minutes=options.checkpoint_every_minutes if saves else None,
             started=started,
         )
-        shown = TaskProgress(label=label)
+        shown = TaskProgress(label=label, hidden=self.console.quiet)
         trainer = self.new_trainer([shown, *method.values(), checkpoint], training=True)
         self._fit(trainer, datamodule=self.data, ckpt_path=str(training) if training else None)
         fitted = time.perf_counter()
@@ -559,7 +561,8 @@ class StreamRunner:
         def fit_rows(rows: Sequence[Row], *, epochs: int, callbacks: Sequence[Any]) -> None:
             nonlocal steps
             listener = StopBetweenSteps(self.interruption)
-            shown = [TaskProgress(label=f"{label} replay"), *callbacks, listener]
+            progress = TaskProgress(label=f"{label} replay", hidden=self.console.quiet)
+            shown = [progress, *callbacks, listener]
             trainer = self.new_trainer(shown, training=True, epochs=epochs)
             with self.module.rehearsing() as counts:
                 loader = self.data.rows_dataloader(rows, "replayed rows")

@@ -42,6 +42,21 @@ def read_records(path: Path) -> Records:
     return reader(path)
 
 
+def read_lines(path: Path) -> Records:
+    """The lines of a text, each as the ``input`` of a record; a blank one is a mistake."""
+    for number, line in _lines(path):
+        if isinstance(line, UserError):
+            yield number, line
+            continue
+        try:
+            text = line.decode(_encoding(number)).rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            yield number, _not_utf8(path, number, error)
+        else:
+            blank = _wrong(path, number, "the line is blank; expected a prompt")
+            yield number, {"input": text} if text.strip() else blank
+
+
 def _json_lines(path: Path) -> Records:
     for number, line in _lines(path):
         if isinstance(line, UserError):

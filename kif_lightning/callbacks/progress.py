@@ -14,12 +14,15 @@ from kif_lightning import ranks
 class TaskProgress(Callback):
     """Shows training steps, then evaluation batches, under the run's bar over tasks.
 
-    On a terminal a tqdm bar; elsewhere a line every tenth of the work, at most one every
-    ``seconds_between_lines``.
+    On a terminal, and in a notebook that can show one, a tqdm bar; elsewhere a line every tenth of
+    the work, at most one every ``seconds_between_lines``. ``hidden``: nothing at all.
     """
 
-    def __init__(self, *, label: str, seconds_between_lines: float = 15.0) -> None:
+    def __init__(
+        self, *, label: str, seconds_between_lines: float = 15.0, hidden: bool = False
+    ) -> None:
         self.label = label
+        self.hidden = hidden
         self.seconds_between_lines = seconds_between_lines
         self._bar: Any = None
 
@@ -56,7 +59,7 @@ class TaskProgress(Callback):
             self._bar.close()
 
     def _open(self, phase: str, total: int) -> None:
-        terminal = sys.stderr.isatty()
+        terminal = is_live()
         self._bar = tqdm(
             total=total,
             desc=f"{self.label} {phase}",
@@ -67,5 +70,11 @@ class TaskProgress(Callback):
             miniters=None if terminal else max(1, total // 10),
             ascii=not terminal,
             file=sys.stderr,
-            disable=not ranks.is_first(),
+            disable=self.hidden or not ranks.is_first(),
         )
+
+
+def is_live() -> bool:
+    """Whether a bar can be drawn again in its place: on a terminal, and as a notebook's widget."""
+    widget = any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)
+    return widget or sys.stderr.isatty()

@@ -28,6 +28,11 @@ class RunConsole:
         self.stand_ins: Sequence[str] = ()
         """What stands for something real in the present run: every table's title names it."""
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is to be shown, progress bars among it."""
+        return self.console.quiet
+
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text, markup=False)

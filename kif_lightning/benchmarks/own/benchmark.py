@@ -77,6 +77,7 @@ class OwnBenchmark:
         check_known(names, list(described), file)
         shares = {n: described[n].test_share for n in names if "test" not in described[n].places}
         self.provenance: dict[str, Any] = {"source": "own", "test_held_out_of_train": shares}
+        self.layouts = {name: asdict(described[name].layout) for name in names}
         self.tasks: tuple[Task, ...] = tuple(
             limited(
                 source_task(described[n]), train_rows=train_rows, test_rows=test_rows, seed=seed

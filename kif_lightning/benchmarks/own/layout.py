@@ -92,12 +92,7 @@ class Layout:
             UserError: a column is missing or empty, or holds no text; a value has no word.
         """
         choices = self._choices(record) if self.choices else []
-        listed = "\n".join(
-            f"{letter}: {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)
-        )
-        asked = self._values(record, self.prompt, {"choices": listed} if choices else {})
-        if asked and not any(value.strip() for value in asked.values()):
-            raise UserError(f"nothing stands in {named(asked)}; expected something to ask about.")
+        prompt = self._prompt_of(record, choices)
         answered = self._values(record, self.answer, {})
         if choices:
             (column,) = answered
@@ -112,9 +107,32 @@ class Layout:
             )
         return Row(
             id=f"{self.task}-{number}" if self.id is None else text_of(record, self.id, "id"),
-            input=self.prompt.filled(asked),
+            input=prompt,
             output=output,
         )
+
+    @property
+    def asks_for(self) -> tuple[str, ...]:
+        """The columns that a prompt is made of."""
+        asked = (name for name in self.prompt.columns if name != "choices" or not self.choices)
+        return tuple(dict.fromkeys([*asked, *self.choices]))
+
+    def prompt_of(self, record: Record) -> str:
+        """The prompt of a record, which need not have an answer.
+
+        Raises:
+            UserError: a column is missing or empty, or holds no text.
+        """
+        return self._prompt_of(record, self._choices(record) if self.choices else [])
+
+    def _prompt_of(self, record: Record, choices: Sequence[str]) -> str:
+        listed = "\n".join(
+            f"{letter}: {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False)
+        )
+        asked = self._values(record, self.prompt, {"choices": listed} if choices else {})
+        if asked and not any(value.strip() for value in asked.values()):
+            raise UserError(f"nothing stands in {named(asked)}; expected something to ask about.")
+        return self.prompt.filled(asked)
 
     def _values(
         self, record: Record, template: Template, given: Mapping[str, str]
@@ -170,6 +188,12 @@ class Layout:
             f"the answer {value!r:.40} is none of the choices: expected {letters[0]} to "
             f"{letters[-1]}, 0 to {len(choices) - 1}, or the text of one."
         )
+
+
+def layout_of(plain: Mapping[str, Any]) -> Layout:
+    """The layout of which ``dataclasses.asdict`` gave the plain values."""
+    templates = {key: Template(**plain[key]) for key in ("prompt", "answer")}
+    return Layout(**{**plain, **templates})
 
 
 def _present(record: Record, column: str, key: str) -> Any:

@@ -8,7 +8,13 @@ from kif_lightning.reporting.comparison.contents import contents
 from kif_lightning.reporting.comparison.protocols import MUST_MATCH
 from kif_lightning.reporting.comparison.reading import Group, Run, read_runs, unfinished
 from kif_lightning.reporting.comparison.report import write_comparison
-from kif_lightning.reporting.comparison.tables import HEADER, markdown, show_comparison, summary
+from kif_lightning.reporting.comparison.tables import (
+    HEADER,
+    markdown,
+    show_comparison,
+    summary,
+    summary_csv,
+)
 
 __all__ = [
     "HEADER",
@@ -20,6 +26,7 @@ __all__ = [
     "read_runs",
     "show_comparison",
     "summary",
+    "summary_csv",
     "unfinished",
     "write_comparison",
 ]

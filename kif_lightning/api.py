@@ -1,0 +1,275 @@
+"""What the command line does, for Python and notebooks: typed, and without leaving the process.
+
+A user's mistake raises :class:`~kif_lightning.errors.UserError`. docs/python_api.md has examples.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from kif_lightning import extending, launch, packing
+from kif_lightning.assembly import Parts, build_benchmark, build_parts
+from kif_lightning.benchmarks.doctor import Finding
+from kif_lightning.checkup import examine_all, read_tasks
+from kif_lightning.continual_state import MEMORY_WARNING
+from kif_lightning.errors import UserError
+from kif_lightning.interfaces import Benchmark
+from kif_lightning.learnt_model import LearntModel, load
+from kif_lightning.paths import conf_dir
+from kif_lightning.reporting import comparison
+from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.finished_run import FinishedRun as Run
+
+__all__ = [
+    "Benchmark",
+    "LearntModel",
+    "Parts",
+    "Run",
+    "UserError",
+    "build_parts",
+    "build_stream",
+    "compare",
+    "comparison_report",
+    "compose",
+    "doctor",
+    "extend",
+    "load",
+    "pack",
+    "run",
+    "stream_table",
+]
+
+Place = Run | str | Path
+"""A run, or a folder."""
+WIDTH = 200
+"""Columns of what is said in a notebook, which scrolls."""
+
+
+def compose(*overrides: str) -> DictConfig:
+    """The config of a run, as ``python -m kif_lightning`` makes it.
+
+    Args:
+        overrides: ``+experiment=NAME``, ``group=option`` and ``key=value``, as on the command line.
+
+    Raises:
+        UserError: one of them does not fit.
+    """
+    try:
+        with _own_hydra(), initialize_config_dir(conf_dir(), version_base="1.3"):
+            return hydra_compose("config", list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        told = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(f"{' '.join(overrides)}: {told}; kif list names the choices.") from error
+
+
+def build_stream(config: DictConfig) -> Benchmark:
+    """The tasks of a run in the order they are learnt; ``tasks[0].train[0]`` is a row.
+
+    Raises:
+        UserError: data that cannot be had or read; all mistakes found, one a line.
+    """
+    return build_benchmark(config)
+
+
+def stream_table(stream: Benchmark) -> pd.DataFrame:
+    """A row a task: name, kind, metric, numbers of rows, labels, prompt and answer of one row."""
+    rows = [
+        {
+            "name": task.name,
+            "kind": task.kind,
+            "metric": task.metric,
+            "train_rows": len(task.train),
+            "test_rows": len(task.test),
+            "labels": ", ".join(task.labels),
+            "prompt": task.train[0].input if task.at_hand else None,
+            "answer": task.train[0].output if task.at_hand else None,
+        }
+        for task in stream.tasks
+    ]
+    frame = pd.DataFrame(rows)
+    frame["stand_ins"] = "stand-in data" if stream.stand_in else ""
+    return frame
+
+
+def run(*settings: str | DictConfig, folder: str | Path | None = None, quiet: bool = False) -> Run:
+    """Run the stream, go on with an interrupted run, or read the finished one.
+
+    Args:
+        settings: overrides, or one config of :func:`compose`.
+        folder: of the run; None: one named by the settings, under ``runs``.
+        quiet: no progress bars, nothing said.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: a mistake in settings or data.
+        KeyboardInterrupt: it was interrupted; the same call goes on from the last step saved.
+    """
+    config = _config(settings)
+    if config.plan:
+        raise UserError("plan=true makes no run: give it to python -m kif_lightning.")
+    if folder is not None:
+        config.run_dir = str(folder)
+    with _interruptible():
+        cell = launch.run_cell(config, _console(quiet))
+    if cell.asked_to_stop:
+        raise KeyboardInterrupt("Interrupted while the finished run's report was made.")
+    return Run.open(launch.run_path(config))
+
+
+def compare(*runs: Place, show_differences: bool = False) -> pd.DataFrame:
+    """Finished runs side by side: a row a run, every number in full, as summary.csv has them.
+
+    Args:
+        runs: runs, or folders of runs or that hold some.
+        show_differences: runs of different protocols are told apart, not refused.
+
+    Raises:
+        UserError: fewer than two runs, or protocols that differ.
+    """
+    table = comparison.summary_csv(_compared(runs, None, show_differences))
+    return pd.read_csv(io.StringIO(table)).dropna(axis="columns", how="all")
+
+
+def comparison_report(
+    *runs: Place, to: str | Path, baseline: str | None = None, show_differences: bool = False
+) -> Path:
+    """Write the page, tables and figures of ``kif compare --out``; returns the page's path.
+
+    Args:
+        runs: as for :func:`compare`.
+        to: the folder.
+        baseline: a method; the others' paired differences from it are told.
+        show_differences: as for :func:`compare`.
+
+    Raises:
+        UserError: as for :func:`compare`; no such baseline; the folder cannot be written.
+    """
+    return comparison.write_comparison(_compared(runs, baseline, show_differences), Path(to))
+
+
+def doctor(place: str | Path, *, kind: str | None = None) -> pd.DataFrame:
+    """What is wrong with the rows of tasks, a row a finding; empty: nothing was found.
+
+    Args:
+        place: a folder of ``<task>/{train,dev,test}.jsonl``, or a yaml of own tasks.
+        kind: of tasks that no manifest describes.
+
+    Raises:
+        UserError: there are no tasks.
+    """
+    report = examine_all(read_tasks(Path(place), kind).tasks)
+    columns = [field.name for field in fields(Finding)]
+    return pd.DataFrame(report["findings"], columns=columns)
+
+
+def pack(
+    run: Place, to: str | Path, *, after: str | None = None, with_memory: bool = False
+) -> Path:
+    """Take a run's continual state out, see :func:`kif_lightning.packing.pack`."""
+    folder = packing.pack(_folder(run), Path(to), after=after, with_memory=with_memory)
+    _warn_of_rows(with_memory)
+    return folder
+
+
+def extend(
+    state: str | Path,
+    to: str | Path,
+    *,
+    tasks: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    with_memory: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Learn more tasks from where a state stands, see :func:`kif_lightning.extending.extend`.
+
+    Raises:
+        UserError: as there.
+        KeyboardInterrupt: it was interrupted; the same call goes on from the last step saved.
+    """
+    with _interruptible(), _own_hydra():
+        folder = extending.extend(
+            Path(state),
+            Path(to),
+            tasks=None if tasks is None else Path(tasks),
+            overrides=overrides,
+            with_memory=with_memory,
+            console=_console(quiet),
+        )
+    _warn_of_rows(with_memory)
+    return folder
+
+
+def _config(settings: Sequence[str | DictConfig]) -> DictConfig:
+    overrides = [one for one in settings if isinstance(one, str)]
+    if len(overrides) == len(settings):
+        return compose(*overrides)
+    if len(settings) == 1 and isinstance(settings[0], DictConfig):
+        return settings[0].copy()
+    kinds = ", ".join(type(one).__name__ for one in settings)
+    raise UserError(
+        f"Expected overrides (texts), or one config alone, got {kinds}: give the overrides to "
+        "compose."
+    )
+
+
+def _compared(
+    runs: Sequence[Place], baseline: str | None, show_differences: bool
+) -> dict[str, object]:
+    folders = [_folder(one) for one in runs]
+    groups = comparison.read_runs(folders, show_differences=show_differences)
+    return comparison.contents(groups, baseline=baseline)
+
+
+def _folder(run: Place) -> Path:
+    return run.folder if isinstance(run, Run) else Path(run)
+
+
+def _console(quiet: bool) -> RunConsole:
+    """Plain text also in a notebook, where rich would show every line as a page of its own."""
+    console = Console(
+        quiet=quiet, highlight=False, soft_wrap=True, width=WIDTH, force_jupyter=False
+    )
+    return RunConsole(console)
+
+
+def _warn_of_rows(with_memory: bool) -> None:
+    if with_memory:
+        warnings.warn(MEMORY_WARNING, stacklevel=3)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """A command ends its process when it is asked to stop; a notebook must live on."""
+    try:
+        yield
+    except SystemExit as stopped:
+        raise KeyboardInterrupt(
+            "Stopped before its end; the same call goes on from there."
+        ) from stopped
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Hydra knows one config tree at a time: the caller's is laid aside and put back."""
+    known = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = known
