@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from typer.testing import CliRunner, Result
@@ -27,6 +28,10 @@ from tests.integration.test_own_tasks import write_tasks
 
 TASKS = ("colour", "shape")
 LEARNING = ("optim.lr=2e-2", "optim.epochs=3", "evaluation.max_new_tokens=6")
+DECODER = (
+    *("method=seq_full", "benchmark.order=[colour]"),
+    *("optim.lr=1e-1", "optim.epochs=12", "optim.batch_size=4"),
+)
 
 
 def copy_of_base(run: Path) -> str:
@@ -103,36 +108,46 @@ def test_answers_are_those_of_the_runs_evaluation(t5_run: Path) -> None:
 
 def test_a_decoder_answers_as_its_run_did(tiny_llama: Path, data: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    learning = ("optim.lr=1e-1", "optim.epochs=12", "optim.batch_size=4")
-    options = ("method=seq_full", "evaluation.batch_size=4", "evaluation.max_new_tokens=6")
-    run_stream(tiny_config(tiny_llama, data, run, *options, *learning))
+    options = ("evaluation.batch_size=4", "evaluation.max_new_tokens=6")
+    run_stream(tiny_config(tiny_llama, data, run, *options, *DECODER))
     model = load(run)
-    expected = predictions(run, "shape", "shape")
+    expected = predictions(run, "colour", "colour")
     assert varied(expected)
-    assert model.predict(prompts_of(run, "shape"), task="shape", batch_size=9) == expected
+    assert model.predict(prompts_of(run, "colour"), task="colour", batch_size=9) == expected
 
 
 def test_labels_are_ranked_and_weights_cast_as_in_the_run(
-    tiny_t5: Path, data: Path, tmp_path: Path
+    tiny_llama: Path, data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     options = ("evaluation.decode=rank_labels", "trainer.precision=bf16-mixed")
-    learning = ("optim.lr=1e-1", "optim.epochs=6", "optim.batch_size=4")
-    run_stream(tiny_config(tiny_t5, data, run, "method=seq_lora", *options, *learning))
+    run_stream(tiny_config(tiny_llama, data, run, *options, *DECODER))
     model, prompts = load(run), prompts_of(run, "colour")
     # In bfloat16 rounding is coarse: the batches must be the run's.
     found = model.predict(prompts, task="colour", batch_size=128)
-    assert found == predictions(run, "shape", "colour")
+    assert found == predictions(run, "colour", "colour")
     assert set(found) == {"good", "bad"}
-    assert not set(model.predict(prompts, task="colour", decode="generate")) <= {"good", "bad"}
+
+
+def test_weights_are_cast_for_the_answers_alone(t5_run: Path) -> None:
+    model = load(t5_run)
+    model.config.evaluation.precision = "bf16-mixed"
+    classes = [type(module) for module in model.model.modules()]
+    answers = model.predict_each(prompts_of(t5_run, "shape"), task="shape", batch_size=1)
+    next(answers)
+    assert [type(module) for module in model.model.modules()] != classes
+    assert not torch.is_inference_mode_enabled()
+    assert not torch.is_autocast_enabled("cpu")
+    answers.close()
+    assert [type(module) for module in model.model.modules()] == classes
 
 
 def test_a_model_of_a_lora_each_is_told_the_task(tiny_t5: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     mini = ("benchmark=long_sequence_mini", "benchmark.order=[mini_imdb,mini_cb]")
-    few = ("benchmark.train_rows=16", "benchmark.test_rows=6")
+    few = ("benchmark.train_rows=16", "benchmark.test_rows=3", "optim.epochs=1")
     where = ("backbone=t5_base", f"backbone.path={tiny_t5}", f"run_dir={run}", "report=false")
-    settings = [*mini, *few, *where, "method=per_task", "trainer.accelerator=cpu", *LEARNING]
+    settings = [*mini, *few, *where, "method=per_task", "trainer.accelerator=cpu", *LEARNING[::2]]
     with initialize_config_dir(conf_dir(), version_base="1.3"):
         run_stream(compose("config", overrides=settings))
     model = load(run)
@@ -164,6 +179,13 @@ def test_prompts_are_answered_a_chunk_at_a_time(
     some = itertools.islice(model.predict_each(endless, task="shape"), 6)
     assert list(some) == predictions(t5_run, "shape", "shape")[:6]
     assert len(read) == 8
+
+
+def test_labels_are_ranked_where_asked(t5_run: Path) -> None:
+    model, prompts = load(t5_run), prompts_of(t5_run, "shape")
+    generated = model.predict(prompts, task="shape", decode="generate")
+    assert not set(generated) <= {"good", "bad"}
+    assert set(model.predict(prompts, task="shape", decode="rank_labels")) <= {"good", "bad"}
 
 
 def test_the_answers_cap_and_the_cut_prompts(t5_run: Path) -> None:
@@ -305,7 +327,9 @@ def test_own_tasks_columns_want_the_task(own_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_reader_that_wants_no_more_ends_it_quietly(t5_run: Path) -> None:
-    prompts = "".join(f"Is it red {number} ?\n" for number in range(3000))
+    # More than a pipe holds.
+    rows = [{"id": f"{number:01000}", "input": f"Is it {number} ?"} for number in range(100)]
+    prompts = "".join(f"{json.dumps(row)}\n" for row in rows)
     command = [sys.executable, "-m", "kif_lightning.cli", "predict", str(t5_run)]
     with subprocess.Popen(
         [*command, copy_of_base(t5_run), "--device=cpu", "--max-new-tokens=1"],
@@ -319,11 +343,11 @@ def test_a_reader_that_wants_no_more_ends_it_quietly(t5_run: Path) -> None:
         assert process.stderr is not None
         process.stdin.write(prompts)
         process.stdin.close()
-        assert json.loads(process.stdout.readline())["id"] == "1"
+        assert json.loads(process.stdout.readline())["id"] == rows[0]["id"]
         process.stdout.close()
         told = process.stderr.read()
         assert process.wait(60) == 1
-    assert told == "3000 prompts from standard input, answered on cpu.\n"
+    assert told == "100 prompts from standard input, answered on cpu.\n"
 
 
 def test_importing_the_package_brings_nothing_heavy() -> None:
