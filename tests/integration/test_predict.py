@@ -120,7 +120,7 @@ def test_labels_are_ranked_and_weights_cast_as_in_the_run(
     tiny_llama: Path, data: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    options = ("evaluation.decode=rank_labels", "trainer.precision=bf16-mixed")
+    options = ("evaluation.decode=rank_labels", "evaluation.precision=bf16-mixed")
     run_stream(tiny_config(tiny_llama, data, run, *options, *DECODER))
     model, prompts = load(run), prompts_of(run, "colour")
     # In bfloat16 rounding is coarse: the batches must be the run's.
