@@ -157,12 +157,17 @@ class LearntModel:
                     f"prompts are of: name one of {', '.join(self.tasks)} (task=, --task)."
                 )
             return None
-        if task not in self.tasks:
-            raise UserError(
-                f"Expected a task that the model has learnt, got {task}: "
-                f"{nearest_names(task, self.tasks)}."
-            )
+        require_learnt(self.state, task)
         return self.tasks.index(task)
+
+
+def require_learnt(state: ContinualState, task: str) -> None:
+    """Raise UserError unless the task is one of the state's."""
+    names = [known.name for known in state.tasks]
+    if task not in names:
+        raise UserError(
+            f"Expected a task that the model has learnt, got {task}: {nearest_names(task, names)}."
+        )
 
 
 def load(

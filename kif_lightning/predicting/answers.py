@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -81,7 +81,11 @@ class Answers(Iterator[str]):
     def __next__(self) -> str:
         return next(self._texts)
 
-    def _all(self, prompts: Iterable[str]) -> Iterator[str]:
+    def close(self) -> None:
+        """No more are wanted; what was prepared for answering is undone, as after the last one."""
+        self._texts.close()
+
+    def _all(self, prompts: Iterable[str]) -> Generator[str, None, None]:
         cast_to = AUTOCAST_DTYPES.get(self.precision)
         if cast_to is not None:
             keep_casts_(self.model, cast_to)

@@ -15,7 +15,7 @@ from kif_lightning.benchmarks.own import Layout, layout_of
 from kif_lightning.benchmarks.own.description import read_descriptions
 from kif_lightning.continual_state import LAYOUT, ContinualState
 from kif_lightning.errors import UserError, nearest_names
-from kif_lightning.learnt_model import LearntModel, learnt_model
+from kif_lightning.learnt_model import LearntModel, learnt_model, require_learnt
 from kif_lightning.packing import open_state
 from kif_lightning.predicting.answers import Answers, cut_prompts
 from kif_lightning.predicting.prompt_file import PromptFile, prompt_file
@@ -67,6 +67,8 @@ def predict(
             "it with --force."
         )
     state = open_state(model_place, after)
+    if task is not None:
+        require_learnt(state, task)
     with prompt_file(
         source,
         layout=_layout(state, task, tasks),
@@ -120,7 +122,7 @@ def _hint(state: ContinualState, task: str | None) -> str:
 
 def _beginning(model: LearntModel, prompts: PromptFile, number: int, task: str | None) -> str:
     of = "" if task is None else f" of task {task}"
-    told = f" (answers of {' and '.join(model.stand_ins)})" if model.stand_ins else ""
+    told = f" - on {' and '.join(model.stand_ins)}" if model.stand_ins else ""
     return f"{number} prompts{of} from {prompts.name}, answered on {model.device}{told}."
 
 
