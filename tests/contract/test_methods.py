@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,13 @@ METHODS = [
     *option_names("method"),
     *(f"ablation/{name}" for name in option_names("method/ablation")),
 ]
-FAMILIES = [
-    "tiny_t5",
-    pytest.param("tiny_llama", marks=pytest.mark.slow),
+CASES = [
+    pytest.param((method, family), id=f"{method}-{family}", marks=marks)
+    for method in METHODS
+    for family, marks in (("tiny_t5", ()), ("tiny_llama", pytest.mark.slow))
 ]
-every_method = pytest.mark.parametrize("method", METHODS)
-both_families = pytest.mark.parametrize("family", FAMILIES)
+# One parameter of the module's scope: the tests of a case follow each other and share its run.
+every_case = pytest.mark.parametrize("case", CASES, scope="module")
 
 
 @pytest.fixture(scope="session")
@@ -75,11 +76,48 @@ class Battery:
         return runner
 
 
-@pytest.fixture
+@dataclass
+class Whole:
+    """One run of a case, as it was when it ended."""
+
+    runner: StreamRunner
+    results: dict[str, Any]
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    learning: set[int]
+    """Ids of the parameters that learnt in any task."""
+    state: dict[str, Tensor]
+    files: dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
 def battery(
-    method: str, family: str, request: pytest.FixtureRequest, data: Path, tmp_path: Path
+    case: tuple[str, str],
+    request: pytest.FixtureRequest,
+    data: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Battery:
-    return Battery(method, request.getfixturevalue(family), data, tmp_path)
+    method, family = case
+    model = request.getfixturevalue(family)
+    return Battery(method, model, data, tmp_path_factory.mktemp("battery"))
+
+
+@pytest.fixture(scope="module")
+def whole(battery: Battery) -> Whole:
+    """A run that nothing cut."""
+    runner = battery.runner("whole")
+    before = everything(runner.module.model)
+    learning = watch_training(runner)
+    results = runner.run()
+    return Whole(
+        runner=runner,
+        results=results,
+        before=before,
+        after=everything(runner.module.model),
+        learning=learning,
+        state=tensors(runner.parts_state()),
+        files=files(runner),
+    )
 
 
 def everything(module: nn.Module) -> dict[str, Tensor]:
@@ -112,19 +150,13 @@ def watch_training(runner: StreamRunner) -> set[int]:
     return learning
 
 
-@every_method
-@both_families
-def test_a_method_keeps_its_word(battery: Battery) -> None:
+@every_case
+def test_a_method_keeps_its_word(battery: Battery, whole: Whole) -> None:
     """Learns two tasks, changes what it may, keeps to its memory, needs what it says."""
-    runner = battery.runner("run")
-    declared = battery.config("run").method
-    model = runner.module.model
-    before = everything(model)
-    learning = watch_training(runner)
-    results = runner.run()
-    after = everything(model)
-    names = {id(p): name for name, p in model.named_parameters()}
-    learnt = {names[i] for i in learning}
+    runner, results, before, after = whole.runner, whole.results, whole.before, whole.after
+    declared = battery.config("whole").method
+    names = {id(p): name for name, p in runner.module.model.named_parameters()}
+    learnt = {names[i] for i in whole.learning}
     assert learnt
     changed = {n for n in before if not torch.equal(before[n], after[n])}
     assert changed <= learnt, "a weight changed that was not to learn"
@@ -135,7 +167,7 @@ def test_a_method_keeps_its_word(battery: Battery) -> None:
     assert all(phase["optimizer_steps"] > 0 for phase in results["phases"])
     keeps_its_memory(runner, results, declared)
     needs_the_task_id_as_it_says(runner, declared)
-    exports(runner, battery)
+    exports(runner)
 
 
 def keeps_its_memory(runner: StreamRunner, results: dict[str, Any], declared: Any) -> None:
@@ -154,7 +186,7 @@ def needs_the_task_id_as_it_says(runner: StreamRunner, declared: Any) -> None:
     assert same == (not declared.needs_task_id)
 
 
-def exports(runner: StreamRunner, battery: Battery) -> None:
+def exports(runner: StreamRunner) -> None:
     """What is saved gives, loaded by others' tools, the same logits."""
     folder = runner.folder.path / "adapter"
     standard = sorted(path.parent for path in folder.rglob("adapter_config.json"))
@@ -182,13 +214,12 @@ def exports(runner: StreamRunner, battery: Battery) -> None:
 
 
 @pytest.mark.slow
-@every_method
-@pytest.mark.parametrize("family", ["tiny_t5", "tiny_llama"])
-def test_state_comes_back_exactly(battery: Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+@every_case
+def test_state_comes_back_exactly(
+    battery: Battery, whole: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A run cut after its first task and resumed ends bit for bit as one that was not cut."""
-    whole = battery.runner("whole")
-    whole.run()
-    if len(whole.data.training_tasks) == 1:
+    if len(whole.runner.data.training_tasks) == 1:
         pytest.skip("one phase: there is no task to resume at")
     cut = battery.runner("cut")
     learn = cut._learn
@@ -204,10 +235,10 @@ def test_state_comes_back_exactly(battery: Battery, monkeypatch: pytest.MonkeyPa
         cut.run()
     resumed = battery.runner("cut")
     resumed.run()
-    found, expected = (tensors(runner.parts_state()) for runner in (resumed, whole))
+    found, expected = tensors(resumed.parts_state()), whole.state
     assert found.keys() == expected.keys()
     assert [name for name in found if not torch.equal(found[name], expected[name])] == []
-    assert files(resumed) == files(whole)
+    assert files(resumed) == whole.files
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Tensor]:
@@ -239,22 +270,31 @@ PLAIN = (
 
 
 @pytest.mark.slow
-@every_method
-@pytest.mark.parametrize("family", ["tiny_t5", "tiny_llama"])
+@every_case
 def test_accumulation_changes_nothing(battery: Battery) -> None:
     fixed = battery.config("run").method.fixes.loss_mean
     if fixed != "step_tokens":
         pytest.skip(f"the method insists on another loss mean: {fixed}")
-    battery.model = without_dropout(battery.model, battery.folder / battery.model.name)
+    plain = without_dropout(battery.model, battery.folder / battery.model.name)
+    battery = replace(battery, model=plain)
     runs = [
         battery.runner(f"micro_{micro}", *PLAIN, f"optim.micro_batch_size={micro}")
         for micro in (8, 2)
     ]
     for runner in runs:
-        runner.run()
+        for _ in learnt_tasks(runner):
+            pass
     whole, parts = (runner.parts.adapter.state_dict(runner.module.model) for runner in runs)
     for name, tensor in whole.items():
         torch.testing.assert_close(parts[name], tensor, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def learnt_tasks(runner: StreamRunner) -> Iterator[int]:
+    """Learns task after task as a run does, but evaluates nothing."""
+    state = runner._start()
+    for task_index in range(len(runner.data.training_tasks)):
+        runner._learn(task_index, state)
+        yield task_index
 
 
 def without_dropout(model: Path, folder: Path) -> Path:
@@ -265,11 +305,10 @@ def without_dropout(model: Path, folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@every_method
-@pytest.mark.parametrize("family", ["tiny_t5", "tiny_llama"])
+@every_case
 def test_mixed_precision(battery: Battery) -> None:
     runner = battery.runner(
-        "run", "trainer.precision=bf16-mixed", "optim.micro_batch_size=4", "optim.epochs=2"
+        "mixed", "trainer.precision=bf16-mixed", "optim.micro_batch_size=4", "optim.epochs=2"
     )
     results = runner.run()
     assert [phase["skipped_steps"] for phase in results["phases"]] == [0] * len(results["phases"])
@@ -280,9 +319,11 @@ def test_mixed_precision(battery: Battery) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", option_names("method"))
-@pytest.mark.parametrize("family", ["tiny_t5"])
-def test_state_of_many_tasks(battery: Battery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_state_of_many_tasks(
+    method: str, tiny_t5: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Only a method that says so keeps more the more tasks it has learnt; memory keeps its rows."""
+    battery = Battery(method, tiny_t5, data, tmp_path)
     made, declared = launch.build_parts, battery.config("run").method
     # What grows is slow, and shows it soon.
     number = 10 if declared.grows_with_tasks else 30
@@ -294,16 +335,13 @@ def test_state_of_many_tasks(battery: Battery, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(launch, "build_parts", with_many_tasks)
     # Small batches, for a method may leave a task's first step out; a growing memory takes large.
-    batch = 50 if declared.needs_memory else 4
+    batch = 50 if declared.needs_memory else 5
     runner = battery.runner("run", f"optim.batch_size={batch}")
-    monkeypatch.setattr(runner, "evaluate", lambda indices, label: {})
     phases = len(runner.data.training_tasks)
     if phases == 1:
         pytest.skip("one phase: there is nothing that could grow")
-    state = runner._start()
     sizes, rows = [], []
-    for task_index in range(phases):
-        runner._learn(task_index, state)
+    for _ in learnt_tasks(runner):
         sizes.append(size(runner.parts_state()))
         rows.append(runner._memory_rows())
     if declared.grows_with_tasks:

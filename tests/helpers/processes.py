@@ -16,7 +16,10 @@ import torch
 from torch import distributed
 
 START_SECONDS = 120.0
-"""A process imports everything anew, which takes long where others work too."""
+"""The first ones wait until everything is imported, which takes long where others work too."""
+
+PRELOADED = ["tests.helpers.fits", "tests.helpers.streams"]
+"""What the processes import: once for all of them, in the server that they are forked from."""
 
 
 def free_port() -> int:
@@ -48,12 +51,13 @@ def in_processes(
     Raises:
         AssertionError: one of them failed (its traceback is told) or the time is over.
     """
-    spawn, port = multiprocessing.get_context("spawn"), free_port()
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context.set_forkserver_preload(PRELOADED)
     processes, ends = [], []
     for rank in range(number):
-        here, there = spawn.Pipe(duplex=False)
+        here, there = context.Pipe(duplex=False)
         call = (there, rank, number, port, join, function, arguments)
-        processes.append(spawn.Process(target=_call, args=call, daemon=True))
+        processes.append(context.Process(target=_call, args=call, daemon=True))
         processes[-1].start()
         there.close()
         ends.append(here)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -32,8 +36,25 @@ def tiny_config(model: Path, data: Path, run_dir: Path, *overrides: str) -> Dict
         f"run_dir={run_dir}",
         "report=false",  # seconds; its own tests ask for it
     ]
+    return composed(*settings, *overrides)
+
+
+def composed(*overrides: str) -> DictConfig:
+    """As Hydra composes the command line's words; options of groups, which are slow, once.
+
+    Hydra itself takes the options first and then sets the values, one after the other.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    options = [each for each in parsed if Path(conf_dir(), each.key_or_group).is_dir()]
+    config = copy.deepcopy(_of_options(*(str(each.input_line) for each in options)))
+    ConfigLoaderImpl._apply_overrides_to_config([e for e in parsed if e not in options], config)
+    return config
+
+
+@cache
+def _of_options(*options: str) -> DictConfig:
     with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose("config", overrides=[*settings, *overrides])
+        return compose("config", overrides=list(options))
 
 
 def run_stream(config: DictConfig) -> tuple[Any, str]:

@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from kif_lightning.errors import UserError
+from tests.helpers.streams import composed, run_stream
+
 ROOT = Path(__file__).parents[2]
 STAMP = ["stand-in data", "stand-in model"]
 
@@ -104,40 +107,45 @@ def test_without_a_hub_the_papers_setting_tells_what_is_missing(tmp_path: Path) 
     ):
         assert part in line
     assert time.monotonic() - started < 20
-    assert not (tmp_path / "runs").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["home"], "nothing was written"
+    assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_with_rows_but_no_model_the_model_is_named(tmp_path: Path, toy_data: Path) -> None:
-    done = call(
-        tmp_path,
-        "kif_lightning",
+def test_with_rows_but_no_model_the_model_is_named(
+    tmp_path: Path, toy_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    config = composed(
         "+experiment=paper/long_seq_t5_base",
         f"benchmark.data_dir={toy_data}",
         "benchmark.order=[colour]",
+        f"run_dir={tmp_path / 'run'}",
     )
-    assert done.returncode == 2
-    said = done.stdout + done.stderr
+    with pytest.raises(UserError) as error:
+        run_stream(config)
+    said = str(error.value)
     assert "google-t5/t5-base" in said
     assert "backbone=t5_nano" in said
     assert "rows of benchmark" not in said
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_experiment_takes_other_parts(tmp_path: Path, tiny_t5: Path, toy_data: Path) -> None:
-    done = call(
-        tmp_path,
-        "kif_lightning",
+    config = composed(
         "+experiment=long_seq_t5",
         "benchmark=long_sequence",
         f"benchmark.data_dir={toy_data}",
         "benchmark.order=[colour]",
         "backbone=t5_small",
         f"backbone.path={tiny_t5}",
-        "run_dir=run",
+        "trainer.accelerator=cpu",
+        f"run_dir={tmp_path / 'run'}",
     )
-    assert done.returncode == 0, done.stderr
+    _, said = run_stream(config)
     results: Any = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["stand_ins"] == []
-    assert "stand-in" not in done.stdout
+    assert "stand-in" not in said
 
 
 def test_the_wheel_holds_configs_and_model_and_no_more_than_12_megabytes(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner, Result
 
 from kif_lightning import checkup, launch
@@ -17,7 +16,7 @@ from kif_lightning.cli import app
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Row
 from kif_lightning.paths import cache_dir, conf_dir
-from tests.helpers.streams import run_stream, tiny_config
+from tests.helpers.streams import composed, run_stream, tiny_config
 
 
 def kif(*words: object) -> Result:
@@ -373,8 +372,7 @@ def test_it_can_be_left_out(tiny_t5: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_rest_is_where_it_is_said_to_be(overrides: list[str], whole: str) -> None:
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("config", overrides=[*overrides, "run_dir=runs/one"])
+    config = composed(*overrides, "run_dir=runs/one")
     assert launch._whole_report(config).startswith(whole)
 
 

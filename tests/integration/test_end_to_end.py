@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from peft import PeftModel
 from rich.console import Console
@@ -18,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from kif_lightning import launch
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.runner import StreamRunner
+from tests.helpers import streams
 
 FAMILIES = {
     "seq2seq": ("t5_small", "tiny_t5", AutoModelForSeq2SeqLM),
@@ -32,21 +31,17 @@ def composed(
     request: pytest.FixtureRequest, run_dir: Path, *overrides: str, family: str = "seq2seq"
 ) -> DictConfig:
     backbone, fixture, _ = FAMILIES[family]
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose(
-            "config",
-            overrides=[
-                f"backbone={backbone}",
-                f"backbone.path={request.getfixturevalue(fixture)}",
-                "backbone.dtype=float32",
-                f"benchmark.data_dir={request.getfixturevalue('toy_data')}",
-                "benchmark.order=[colour,shape]",
-                f"run_dir={run_dir}",
-                "trainer.accelerator=cpu",
-                "report=false",
-                *overrides,
-            ],
-        )
+    return streams.composed(
+        f"backbone={backbone}",
+        f"backbone.path={request.getfixturevalue(fixture)}",
+        "backbone.dtype=float32",
+        f"benchmark.data_dir={request.getfixturevalue('toy_data')}",
+        "benchmark.order=[colour,shape]",
+        f"run_dir={run_dir}",
+        "trainer.accelerator=cpu",
+        "report=false",
+        *overrides,
+    )
 
 
 def run(config: DictConfig) -> dict[str, Any]:

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from kif_lightning.assembly import build_parts
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir
 from tests.helpers.mirrors import save_json_lines, save_parquet_set
-from tests.helpers.streams import run_stream
+from tests.helpers.streams import composed, run_stream
 
 
 @pytest.fixture
@@ -49,8 +47,7 @@ def config(model: Path, tmp_path: Path, *overrides: str) -> DictConfig:
         "report=false",
         f"run_dir={tmp_path / 'run'}",
     ]
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose("config", overrides=[*settings, *overrides])
+    return composed(*settings, *overrides)
 
 
 def test_a_stream_of_a_mirrors_rows(tiny_t5: Path, mirror: Path, tmp_path: Path) -> None:

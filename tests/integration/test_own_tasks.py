@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir
 from kif_lightning.runner import StreamRunner
-from tests.helpers.streams import run_stream
+from tests.helpers.streams import composed, run_stream
 
 TASKS = """
 defaults: {answer: "{label}"}
@@ -66,8 +64,7 @@ def config_of(file: Path, model: Path, run_dir: Path) -> DictConfig:
         "report=false",
         f"run_dir={run_dir}",
     ]
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose("config", overrides=settings)
+    return composed(*settings)
 
 
 def test_three_csv_files_run_end_to_end(tiny_t5: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_failed_cell_is_named_and_a_rerun_skips_the_others(
     stale = tmp_path / "runs" / "free" / "of_an_earlier_sweep.failed.json"
     stale.parent.mkdir(parents=True)
     stale.write_text("{}")
-    done = sweep(tmp_path, tiny_t5, toy_data, "evaluation.batch_size=0,2,3")
+    done = sweep(tmp_path, tiny_t5, toy_data, "evaluation.batch_size=0,2,3", "logger=csv")
     assert done.returncode == 1, done.stderr
     first, *cells = told(done)
     assert first == "1 cell of the sweep failed:"
@@ -53,8 +53,13 @@ def test_a_failed_cell_is_named_and_a_rerun_skips_the_others(
     before = results(tmp_path)
     assert len(before) == 2
     assert not list(tmp_path.glob("runs/.sweep_*"))
+    free = tmp_path / "runs" / "free"
+    logs = [path.relative_to(free).parts[0] for path in free.glob("*/logs/**/metrics.csv")]
+    assert sorted(logs) == sorted(before), "each cell has its own"
+    assert len([path for path in free.glob("*.failed.json") if path != stale]) == 1
 
-    again = sweep(tmp_path, tiny_t5, toy_data, "evaluation.batch_size=2,3", "+sweep=methods")
+    others = ("evaluation.batch_size=2,3", "logger=csv", "+sweep=methods")
+    again = sweep(tmp_path, tiny_t5, toy_data, *others)
     assert (again.returncode, told(again)) == (0, []), again.stderr
     assert again.stdout.count("Finished already") == 2, "the command line's method, no other"
     assert again.stdout.splitlines()[-1] == "Compare the runs: kif compare runs/free"

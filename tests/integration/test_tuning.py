@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from rich.console import Console
 from typer.testing import CliRunner
@@ -19,10 +18,10 @@ from kif_lightning.assembly import HELD_OUT_ROWS
 from kif_lightning.cli import app
 from kif_lightning.errors import DivergedError, UserError
 from kif_lightning.launch import Cell, run, run_path, run_settings
-from kif_lightning.paths import conf_dir
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.storage import read_json
 from kif_lightning.tuning import tune
+from tests.helpers import streams
 
 
 @pytest.fixture
@@ -35,8 +34,7 @@ def settings(tmp_path: Path, tiny_t5: Path, toy_data: Path) -> list[str]:
 
 
 def composed(settings: list[str], *more: str) -> DictConfig:
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        return compose("config", overrides=[*settings, *more])
+    return streams.composed(*settings, *more)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from kif_lightning.benchmarks.orders import resolve_order
 from kif_lightning.errors import UserError
 from kif_lightning.paths import conf_dir
 from kif_lightning.sweep import SweepNotes, failures_told, require_plugin, run_noted
+from tests.helpers.streams import composed
 
 BeginCell = Callable[..., Path]
 
@@ -215,12 +216,11 @@ def test_every_cell_of_a_shipped_sweep_composes(option: str) -> None:
     found = cells(f"+sweep={option}", f"benchmark={benchmark}")
     assert len(found) > 1
     settings = set()
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for cell in found:
-            config = compose("config", overrides=cell)
-            settings.add(OmegaConf.to_yaml(config, resolve=True))
-            order = config.benchmark.order
-            assert resolve_order(order, config.benchmark.orders)[0] == order
+    for cell in found:
+        config = composed(*cell)
+        settings.add(OmegaConf.to_yaml(config, resolve=True))
+        order = config.benchmark.order
+        assert resolve_order(order, config.benchmark.orders)[0] == order
     assert len(settings) == len(found), "no cell twice"
 
 
@@ -235,8 +235,7 @@ def test_the_documented_command_joins_methods_and_seeds() -> None:
 
 def test_the_command_line_chooses_other_methods_and_sweeps_combine() -> None:
     found = cells("+sweep=[methods,orders]", "method=kif,ewc", "seed=1")
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        configs = [compose("config", overrides=cell) for cell in found]
+    configs = [composed(*cell) for cell in found]
     assert {(c.method.name, c.benchmark.order) for c in configs} == {
         (method, f"order{n}") for method in ("kif", "ewc") for n in (1, 2, 3)
     }
