@@ -137,10 +137,10 @@ class Seq2SeqBackbone(Pretrained):
         masked = self.mask_token is not None
         limit = self.max_source_tokens - masked
         mask_lines = [f"ids = [*ids[:-1], {self._mask_id}, ids[-1]]"] if masked else []
-        behind = f" `{self.mask_token}` stands right behind it, before" if masked else " Behind it is"
+        behind = f"`{self.mask_token}` stands right behind it, before" if masked else "Behind it is"
         return PlainUse(
             auto_class=AutoModelForSeq2SeqLM.__name__,
-            rule=f"The prompt goes into the encoder.{behind} the end token; the decoder answers.",
+            rule=f"The prompt goes into the encoder. {behind} the end token; the decoder answers.",
             encode="\n".join(
                 [
                     'ids = tokenizer(prompt)["input_ids"]  # ends with the end token',
