@@ -98,8 +98,10 @@ def _template() -> Template:
 
 def adapter_folders(facts: CardFacts, contents: Contents) -> dict[str, str]:
     """Task -> the folder of its adapter, where each has one."""
-    names = [task.name for task in facts.tasks]
-    return dict(zip(names, contents.folders, strict=True)) if contents.folders else {}
+    folders = contents.folders
+    # As in a run, the newest answers a task that has none of its own.
+    last = len(folders) - 1
+    return {task.name: folders[min(i, last)] for i, task in enumerate(facts.tasks) if folders}
 
 
 def _front_matter(facts: CardFacts, contents: Contents, told: Told, scored: str) -> ModelCardData:

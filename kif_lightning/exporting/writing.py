@@ -56,24 +56,30 @@ def export(
     learnt = load(place, after=after, overrides=overrides)
     chosen = _chosen(learnt, task, merged=merged)
     facts = facts_of_state(learnt.state, learnt.backbone, learnt.model)
+    if chosen is not None:
+        learnt.adapter.use_task(learnt.model, chosen)
+        facts = facts.of_task(chosen)
     base = base_model(learnt.model)
     # A model's own generation settings (sampling, penalties) would give answers of another kind.
     base.generation_config = GenerationConfig(**facts.use.generation)
     base.config._name_or_path = learnt.backbone.public_name
-    with replacing_folder(to) as folder:
-        if chosen is not None:
-            learnt.adapter.use_task(learnt.model, chosen)
-            facts = facts.of_task(chosen)
-        if merged:
-            _merged(learnt.model).save_pretrained(str(folder))
-        else:
-            learnt.adapter.save(learnt.model, folder)
-            if chosen is not None:
-                _keep_one(folder, chosen)
-        learnt.backbone.save_tokenizer(folder)
-        contents = contents_of(folder, merged=merged)
-        write_card(folder, facts, contents, told or Told())
-        write_json(folder / FOR_TOOLS, for_tools(facts, contents))
+    try:
+        with replacing_folder(to) as folder:
+            if merged:
+                merged_model(learnt.model).save_pretrained(str(folder))
+            else:
+                learnt.adapter.save(learnt.model, folder)
+                if chosen is not None:
+                    _keep_one(folder, chosen)
+            learnt.backbone.save_tokenizer(folder)
+            contents = contents_of(folder, merged=merged)
+            write_card(folder, facts, contents, told or Told())
+            write_json(folder / FOR_TOOLS, for_tools(facts, contents))
+    except OSError as error:
+        raise UserError(
+            f"The export cannot be written to {to} ({error.strerror or error}): name a folder that "
+            "can be."
+        ) from error
     return contents
 
 
@@ -155,7 +161,8 @@ def _require_mergeable(learnt: LearntModel, task: str | None) -> None:
         )
 
 
-def _merged(model: nn.Module) -> PreTrainedModel:
+def merged_model(model: nn.Module) -> PreTrainedModel:
+    """The transformers model with the active adapters' weights in its own; in place."""
     whole: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
     return whole
 
