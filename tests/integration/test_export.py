@@ -65,7 +65,7 @@ def nano(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     run = tmp_path_factory.mktemp("nano") / "run"
     settings = (
         *("+experiment=long_seq_t5", "benchmark.order=[mini_imdb,mini_mnli]"),
-        *("benchmark.train_rows=96", "benchmark.test_rows=100", "optim.lr=5e-3"),
+        *("benchmark.train_rows=64", "benchmark.test_rows=100", "optim.lr=5e-3"),
         *("evaluation.matrix=final_row", f"run_dir={run}", "report=false"),
     )
     with initialize_config_dir(conf_dir(), version_base="1.3"):
