@@ -57,7 +57,7 @@ def plain_answers(jobs: Sequence[Mapping[str, object]], work: Path) -> list[list
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((work / "answers.json").read_text(encoding="utf-8"))
-    assert "peft" in found["loaded"]
+    assert "transformers" in found["loaded"]
     assert "kif_lightning" not in found["loaded"]
     answers: list[list[str]] = found["answers"]
     return answers
