@@ -192,6 +192,73 @@ def extend(
 
 
 @app.command()
+def export(
+    place: Annotated[Path, typer.Argument(help="A state's folder, or a run's.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="As backbone.path=FOLDER: of this machine."),
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The folder to write, a new one.")] = ...,  # type: ignore[assignment]
+    merged: Annotated[
+        bool, typer.Option("--merged", help="A whole model, the learnt weights merged into it.")
+    ] = False,
+    task: Annotated[
+        str | None, typer.Option(help="Where each task has its own weights: this one's alone.")
+    ] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Of a run: as it was after this task (number or name).")
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option("--licence", "--license", help="For the card, as apache-2.0.")
+    ] = None,
+    base_licence: Annotated[
+        str | None, typer.Option("--base-licence", "--base-license", help="Of the base model.")
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option(help="For the card, as en; repeatable.")
+    ] = None,
+    author: Annotated[str | None, typer.Option(help="For the card.")] = None,
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Then upload it to the model hub.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="With --push: a new repository is private.")
+    ] = False,
+) -> None:
+    """Write what was learnt for others: a PEFT adapter or a whole model, with a model card."""
+    from kif_lightning.exporting import hub
+    from kif_lightning.exporting.card import Told
+    from kif_lightning.exporting.writing import export as export_learnt
+    from kif_lightning.launch import quiet
+    from kif_lightning.reporting.console import RunConsole
+
+    quiet()
+    console = RunConsole()
+    with _telling_mistakes():
+        if push is not None:
+            hub.require_name(push)
+        elif private:
+            raise UserError("--private is for a repository on the hub: add --push OWNER/NAME.")
+        contents = export_learnt(
+            place,
+            to,
+            merged=merged,
+            task=task,
+            after=after,
+            told=Told(
+                licence=licence,
+                base_licence=base_licence,
+                languages=language or (),
+                author=author,
+            ),
+            overrides=settings or [],
+        )
+        console.say(f"Export: {to} ({contents.form.value}; README.md is its card).")
+        if push is not None:
+            console.say(f"Pushed: {hub.push(to, push, private=private)}")
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
     figures: Annotated[

@@ -144,6 +144,23 @@ class Stream(Protocol):
         """How many of the benchmark's tasks have been learnt after the phase (0-based)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlainUse:
+    """How a model of a family is used by transformers alone, without this package."""
+
+    auto_class: str
+    """Of transformers, that loads it."""
+    rule: str
+    """How a prompt is laid out, in words."""
+    encode: str
+    """Lines of Python that make the list ``ids`` from the text ``prompt`` with ``tokenizer``."""
+    padding_side: Literal["left", "right"]
+    repeats_prompt: bool
+    """Whether what is generated begins with the prompt."""
+    generation: Mapping[str, Any]
+    """Token ids that begin, end and pad an answer, by GenerationConfig's names."""
+
+
 class Backbone(Protocol):
     """A pretrained language model of one family: its tokens, its logits, its decoding.
 
@@ -206,6 +223,9 @@ class Backbone(Protocol):
 
     def computation(self, model: nn.Module) -> dict[str, Any]:
         """How the adapted model computes (its weights' dtype, its attention), for the stamp."""
+
+    def plain_use(self, model: nn.Module) -> PlainUse:
+        """How others get from the model, adapted or not, the answers of :meth:`generate`."""
 
     def save_tokenizer(self, folder: Path) -> None:
         """Write the tokenizer beside saved weights."""

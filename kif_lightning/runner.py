@@ -32,6 +32,9 @@ from kif_lightning.continuing import first_run_state, require_fits, stream_recor
 from kif_lightning.datamodule import ContinualDataModule
 from kif_lightning.errors import UserError
 from kif_lightning.evaluation import TaskScores, keep_inputs
+from kif_lightning.exporting.card import Told, write_card
+from kif_lightning.exporting.facts import facts_of_run
+from kif_lightning.exporting.forms import contents_of
 from kif_lightning.interfaces import (
     ActsAtBoundary,
     ChecksModule,
@@ -57,7 +60,7 @@ from kif_lightning.sharding import (
     require_shardable,
     whole_on_first,
 )
-from kif_lightning.storage import replacing_folder, write_json, write_text
+from kif_lightning.storage import replacing_folder, write_json
 from kif_lightning.tracking import RunTracking
 
 
@@ -663,6 +666,8 @@ class StreamRunner:
     def _finish(self, state: RunState) -> dict[str, Any]:
         """Write the final adapter, then ``results.json``: its presence says the run is complete."""
         if self.options.save_model:
+            # The card needs it, and all tasks may have been learnt by an earlier version.
+            self.folder.keep_stream(lambda: stream_record(self))
             adapter, model = self.parts.adapter, self.module.model
             whole = whole_on_first(adapter.state_dict(model)) if self.sharded else None
             ranks.on_first(lambda: self._save_model(whole))
@@ -712,8 +717,15 @@ class StreamRunner:
             adapter.load_state_dict(model, whole)
         with replacing_folder(self.folder.path / "adapter") as folder:
             adapter.save(model, folder)
-            if self.parts.stand_in_parts:
-                _stamp_model_card(folder / "README.md", self.parts.stand_in_parts)
+            facts = facts_of_run(
+                self.folder.stream(),
+                [phase["name"] for phase in self.state.phases],
+                self.state.score_matrix,
+                self.base,
+                self.parts.backbone,
+                model,
+            )
+            write_card(folder, facts, contents_of(folder), Told())
 
     @cached_property
     def device(self) -> torch.device:
@@ -766,11 +778,3 @@ def _nothing(*_: Any) -> None:
 def _label(task_index: int, task: Task) -> str:
     """Of the model after a phase, in file names and bars."""
     return f"after_{task_index + 1:02d}_{task.name}"
-
-
-def _stamp_model_card(card: Path, stand_ins: Sequence[str]) -> None:
-    """Say at the card's end what the weights were trained on, or with."""
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    note = f"Trained with {' and '.join(stand_ins)}: it shows that the method runs, no more."
-    if note not in text:
-        write_text(card, f"{text}\n**{note}**\n")

@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from kif_lightning.backbones.decoding import answer_ids, base_model, eagerly
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.ranking import packed_labels, score_dtype
-from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_left
-from kif_lightning.interfaces import Batch, Example, Row
+from kif_lightning.backbones.tokens import IGNORED, cut, cut_in_words, ids_of, pad_left
+from kif_lightning.interfaces import Batch, Example, PlainUse, Row
 
 
 @dataclass(kw_only=True)
@@ -111,11 +111,36 @@ class DecoderBackbone(Pretrained):
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            bos_token_id=self.tokenizer.bos_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
+            **self._ends(),
         )
         return self.texts(ids[:, batch["input_ids"].shape[1] :])
+
+    def _ends(self) -> dict[str, Any]:
+        """Token ids that begin a text, end and pad an answer."""
+        return {
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "bos_token_id": self.tokenizer.bos_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+        }
+
+    def plain_use(self, model: nn.Module) -> PlainUse:
+        """The answer continues the prompt."""
+        return PlainUse(
+            auto_class=AutoModelForCausalLM.__name__,
+            rule=(
+                "White space at the prompt's end is dropped; the answer goes on with one space, "
+                "which the model writes itself."
+            ),
+            encode="\n".join(
+                [
+                    'ids = tokenizer(prompt.rstrip())["input_ids"]',
+                    *cut_in_words(self.max_source_tokens, self.truncation),
+                ]
+            ),
+            padding_side="left",
+            repeats_prompt=True,
+            generation=self._ends(),
+        )
 
     def label_log_probabilities(
         self, model: nn.Module, batch: Batch, labels: Sequence[Sequence[int]]

@@ -32,6 +32,8 @@ def weights_fingerprint(model: nn.Module) -> dict[str, Any]:
 
 def _sample(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
-    chosen = torch.linspace(0, max(0, flat.numel() - 1), min(SAMPLED, flat.numel())).long()
+    last, number = max(0, flat.numel() - 1), min(SAMPLED, flat.numel())
+    # In float32 a place beyond 16 million would be rounded, the last one past the end.
+    chosen = torch.linspace(0, last, number, dtype=torch.float64).long()
     sample = flat[chosen.to(flat.device)].cpu()
     return sample.to(torch.bfloat16) if sample.is_floating_point() else sample.contiguous()

@@ -18,9 +18,9 @@ from transformers.modeling_outputs import BaseModelOutput
 from kif_lightning.backbones.decoding import answer_ids, eagerly
 from kif_lightning.backbones.loading import Pretrained
 from kif_lightning.backbones.ranking import packed_labels, score_dtype
-from kif_lightning.backbones.tokens import IGNORED, cut, ids_of, pad_right
+from kif_lightning.backbones.tokens import IGNORED, cut, cut_in_words, ids_of, pad_right
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import Batch, Example, Row
+from kif_lightning.interfaces import Batch, Example, PlainUse, Row
 
 
 @dataclass(kw_only=True)
@@ -120,11 +120,38 @@ class Seq2SeqBackbone(Pretrained):
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=max_new_tokens,
-            pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.tokenizer.eos_token_id,
-            decoder_start_token_id=_start_id(model),
+            **self._ends(model),
         )
         return self.texts(ids)
+
+    def _ends(self, model: nn.Module) -> dict[str, Any]:
+        """Token ids that begin, end and pad an answer."""
+        return {
+            "pad_token_id": self.tokenizer.pad_token_id,
+            "eos_token_id": self.tokenizer.eos_token_id,
+            "decoder_start_token_id": _start_id(model),
+        }
+
+    def plain_use(self, model: nn.Module) -> PlainUse:
+        """The prompt is the encoder's input; what is generated is the answer."""
+        masked = self.mask_token is not None
+        limit = self.max_source_tokens - masked
+        mask_lines = [f"ids = [*ids[:-1], {self._mask_id}, ids[-1]]"] if masked else []
+        behind = f"`{self.mask_token}` stands right behind it, before" if masked else "Behind it is"
+        return PlainUse(
+            auto_class=AutoModelForSeq2SeqLM.__name__,
+            rule=f"The prompt goes into the encoder. {behind} the end token; the decoder answers.",
+            encode="\n".join(
+                [
+                    'ids = tokenizer(prompt)["input_ids"]  # ends with the end token',
+                    *cut_in_words(limit, self.truncation, keeps_end=True),
+                    *mask_lines,
+                ]
+            ),
+            padding_side="right",
+            repeats_prompt=False,
+            generation=self._ends(model),
+        )
 
     def label_log_probabilities(
         self, model: nn.Module, batch: Batch, labels: Sequence[Sequence[int]]

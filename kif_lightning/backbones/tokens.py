@@ -27,6 +27,19 @@ def cut(ids: Sequence[int], limit: int, truncation: Truncation) -> list[int]:
     return [*ids[:head], *ids[len(ids) - (limit - head) :]]
 
 
+def cut_in_words(limit: int, truncation: Truncation, *, keeps_end: bool = False) -> list[str]:
+    """The same as lines of Python on the list ``ids``; ``right`` may keep the last token."""
+    if truncation == "middle":
+        head = (limit + 1) // 2
+        return [
+            f"if len(ids) > {limit}:  # the start and the end stay",
+            f"    ids = ids[:{head}] + ids[len(ids) - {limit - head} :]",
+        ]
+    if keeps_end:
+        return [f"if len(ids) > {limit}:", f"    ids = ids[: {limit - 1}] + ids[-1:]"]
+    return [f"ids = ids[:{limit}]"]
+
+
 def ids_of(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special_tokens: bool = True
 ) -> list[list[int]]:

@@ -124,6 +124,11 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
+def one_cell(text: str) -> str:
+    """Of a Markdown table: a bar or a new line would end it, an angle bracket begin HTML."""
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
+
+
 def stand_in_parts(stand_ins: Sequence[str]) -> list[str]:
     """Of what results stand on: not the rows that answers were scored on."""
     return [name for name in stand_ins if name.startswith("stand-in ")]

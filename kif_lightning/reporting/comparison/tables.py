@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 
 from kif_lightning.metrics.transfer import FORMULAS
 from kif_lightning.reporting.comparison.contents import AP, UNKNOWN, VS_SINGLE, Contents, rank
-from kif_lightning.reporting.console import RunConsole, markdown_table, stamped
+from kif_lightning.reporting.console import RunConsole, markdown_table, one_cell, stamped
 
 MAX_COLUMNS = 6
 """Runs whose tasks are shown side by side; more would not fit a terminal."""
@@ -409,14 +409,9 @@ def markdown_page(found: Contents) -> str:
 
 def _markdown(table: Table) -> str:
     return markdown_table(
-        [_one_cell(cell) for cell in table.header],
-        [[_one_cell(cell) for cell in row] for row in table.rows],
+        [one_cell(cell) for cell in table.header],
+        [[one_cell(cell) for cell in row] for row in table.rows],
     )
-
-
-def _one_cell(text: str) -> str:
-    """A bar or a new line would end the cell, an angle bracket begin HTML."""
-    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())
 
 
 LATEX = {

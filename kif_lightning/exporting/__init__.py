@@ -1,0 +1,1 @@
+"""What was learnt, as folders that tools of others load, with a card that says what it is."""
