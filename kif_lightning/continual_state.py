@@ -14,13 +14,25 @@ from typing import Any
 
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import RowsElsewhere, Task, TaskKind
-from kif_lightning.storage import load_state, read_json, replacing_folder, save_state, write_json
+from kif_lightning.storage import (
+    CONTENTS,
+    load_state,
+    read_json,
+    replacing_folder,
+    save_state,
+    write_json,
+)
 
 FORMAT = "kif-lightning continual state"
 VERSION = 1
 STATE, PARTS, MEMORY = "state.json", "parts", "memory"
-MEMORY_WARNING = (
-    "The state holds raw rows of the tasks before (memory/): whoever gets it can read them."
+MEMORY_WITHIN = (
+    "Warning: The state holds raw rows of the tasks before (memory/): whoever gets it can read "
+    "them."
+)
+MEMORY_LEFT_OUT = (
+    "The rows of past tasks that the method keeps were left out: the state can answer and be "
+    "exported, but learn no more tasks without them (--with-memory writes them)."
 )
 
 
@@ -40,6 +52,8 @@ class PastTask:
     sha256: Mapping[str, str]
     train_rows: int
     test_rows: int
+    test_sha256: str
+    """Of the very test rows, as they were drawn; ``sha256`` is of what they were drawn from."""
     decode: str
     max_new_tokens: int
     data: Mapping[str, Any]
@@ -117,7 +131,7 @@ def write_state(state: ContinualState, folder: Path, *, with_memory: bool = Fals
         record = _record(state)
         record["memory_rows"] = _num_rows(state.memory) if with_memory else 0
         record["contents"] = {
-            name: read_json(temporary / name / "contents.json")
+            name: read_json(temporary / name / CONTENTS)
             for name in (PARTS, *([MEMORY] if with_memory else []))
         }
         record["digest"] = _digest(record)
@@ -131,26 +145,17 @@ def read_state(folder: Path) -> ContinualState:
     Raises:
         UserError: no state, one of a later version, a damaged one.
     """
-    if not is_state(folder):
-        raise _no_state(folder)
-    record = read_json(folder / STATE)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{folder / STATE} is no continual state of kif-lightning.")
+    record = read_record(folder)
     if record.get("version") != VERSION:
         raise UserError(
             f"{folder} is a state of version {record.get('version')}, expected {VERSION}: use the "
             f"kif-lightning that wrote it ({record.get('made_by')}), or a later one."
         )
-    found = {
-        name: read_json(folder / name / "contents.json") for name in record.get("contents", {})
-    }
-    if record.get("digest") != _digest({k: v for k, v in record.items() if k != "digest"}) or (
-        found != record["contents"]
-    ):
-        raise UserError(
-            f"{folder} is damaged, or put together from several states (its digest is not what was "
-            "written): take another copy."
-        )
+    if record.get("digest") != _digest({k: v for k, v in record.items() if k != "digest"}):
+        raise _damaged(folder)
+    found = {name: read_json(folder / name / CONTENTS) for name in record["contents"]}
+    if found != record["contents"]:
+        raise _damaged(folder)
     memory = load_state(folder / MEMORY)["rows"] if MEMORY in found else None
     return ContinualState(
         config=record["config"],
@@ -167,15 +172,45 @@ def read_state(folder: Path) -> ContinualState:
     )
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``state.json`` holds, without a look at the rest.
+
+    Raises:
+        UserError: no state, or something else of that name.
+    """
+    if not is_state(folder):
+        raise _no_state(folder)
+    record = read_json(folder / STATE)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder / STATE} is no continual state of kif-lightning.")
+    return record
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} is damaged, or put together from several states (its digest is not what was "
+        "written): take another copy."
+    )
+
+
+def memory_note(folder: Path) -> str | None:
+    """What to know of a written state's memory, in words; None: its method keeps none."""
+    record = read_record(folder)
+    if not record["keeps_memory"]:
+        return None
+    return MEMORY_WITHIN if MEMORY in record["contents"] else MEMORY_LEFT_OUT
+
+
 def digest_of(folder: Path) -> str:
     """The digest of a state, without reading its tensors.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
-    if not is_state(folder):
-        raise _no_state(folder)
-    return str(read_json(folder / STATE)["digest"])
+    record = read_record(folder)
+    if "digest" not in record:
+        raise _damaged(folder)
+    return str(record["digest"])
 
 
 def is_state(folder: Path) -> bool:

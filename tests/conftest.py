@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.states import Workshop
 from tests.helpers.tiny import save_tiny_llama, save_tiny_t5, save_toy_tasks
 
 
@@ -34,3 +35,12 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data folder with the tasks colour and shape."""
     return save_toy_tasks(tmp_path_factory.mktemp("toy_data"))
+
+
+@pytest.fixture(scope="session")
+def workshop(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Makes runs and states of the toy tasks colour, shape and size; their names are shared."""
+    folder = tmp_path_factory.mktemp("workshop")
+    save_toy_tasks(folder / "data", ("colour", "shape"), train=12, test=3)
+    save_toy_tasks(folder / "data", ("size",), train=12, test=3, labels=("round", "flat"))
+    return Workshop(tiny_t5, folder / "data", folder)
