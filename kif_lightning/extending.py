@@ -105,27 +105,46 @@ def config_of(
     # Of data and loggers the state knows nothing: all that is said of them goes through Hydra.
     composed = [t for t, key in zip(overrides, given, strict=True) if key in GROUPS or _fresh(key)]
     others = [text for text in overrides if text not in composed]
-    # Rows are drawn by the seed that the state's were drawn by, and so are found again.
-    drawn = [f"seed={state.config['seed']}"]
+    yamls = _yamls(state, [*benchmark, *composed])
+    groups = {name: yamls[name] for name in GROUPS if name in given or name in FRESH}
+    evaluation = {**yamls["evaluation"], **state.config["evaluation"], "untrained": False}
+    own = {"evaluation": evaluation, "experiment_name": EXPERIMENT, "probe": yamls["probe"]}
+    config = OmegaConf.create({**yamls, **state.config, **own, **groups})
+    OmegaConf.set_struct(config, True)
+    for text in others:
+        _set(config, text)
+    _follow(config, state.config, yamls, [_key(text) for text in others])
+    config.benchmark.update(place)
+    return config
+
+
+def _yamls(state: ContinualState, overrides: Sequence[str]) -> dict[str, Any]:
+    """What the yamls say, unresolved but for the benchmark's."""
     method = state.config["method"]["name"]
-    known = [f"method={method}"] * (method in option_names("method"))
+    # Rows are drawn by the seed that the state's were drawn by, and so are found again.
+    own = [
+        f"seed={state.config['seed']}",
+        *[f"method={method}"] * (method in option_names("method")),
+    ]
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
-            yamls = compose("config", [*benchmark, *drawn, *known, *composed])
-        fresh: Any = OmegaConf.to_container(yamls)
-        fresh["benchmark"] = OmegaConf.to_container(yamls.benchmark, resolve=True)
-        groups = {name: fresh[name] for name in GROUPS if name in given or name in FRESH}
-        evaluation = {**fresh["evaluation"], **state.config["evaluation"], "untrained": False}
-        own = {"evaluation": evaluation, "experiment_name": EXPERIMENT, "probe": fresh["probe"]}
-        config = OmegaConf.create({**fresh, **state.config, **own, **groups})
-        OmegaConf.set_struct(config, True)
-        config.merge_with_dotlist(others)
-        _follow(config, state.config, fresh, [_key(text) for text in others])
-        config.benchmark.update(place)
+            composed = compose("config", [*own, *overrides])
+        found: Any = OmegaConf.to_container(composed)
+        found["benchmark"] = OmegaConf.to_container(composed.benchmark, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        told = str(error).partition("\n")[0]
+        told = str(error).partition("\n")[0].rstrip(".")
         raise UserError(f"{' '.join(overrides)}: {told}; kif list names the choices.") from error
-    return config
+    return dict(found)
+
+
+def _set(config: DictConfig, override: str) -> None:
+    try:
+        config.merge_with_dotlist([override])
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{override} is no setting of a run ({str(error).partition(chr(10))[0]}): "
+            "python -m kif_lightning --cfg job shows all there are."
+        ) from error
 
 
 def _follow(

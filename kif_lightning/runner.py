@@ -426,7 +426,7 @@ class StreamRunner:
             self.state = RunState(num_tasks=num_tasks, data_sha256=sha256)
         elif resumed is None and origin is not None:
             self.state = first_run_state(origin, num_tasks, sha256)
-            self._restore({**origin.parts, "memory": origin.memory or {}})
+            self.take_up_origin()
             self.folder.save(self.state, self.parts_state())
             self.console.say(f"Going on after {', '.join(task.name for task in origin.tasks)}.")
         else:
@@ -445,6 +445,12 @@ class StreamRunner:
             self.folder.save(self.state)
         probe_untrained(self)
         return training
+
+    def take_up_origin(self) -> None:
+        """Make the model that of the state to go on from, if there is one."""
+        origin = self.parts.origin
+        if origin is not None:
+            self._restore({**origin.parts, "memory": origin.memory or {}})
 
     def _learn(self, task_index: int, training: Path | None) -> None:
         """One task: fit with its boundary, from its beginning or a checkpoint within it."""

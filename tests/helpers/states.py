@@ -54,6 +54,19 @@ class Workshop:
         keeps = (run / "state" / "stream.json").read_text().count('"keeps_memory": true')
         return pack(run, self.folder / name, after=after, with_memory=bool(keeps))
 
+    def go_on(self, state: Path, name: str, *overrides: str, model: Path | None = None) -> str:
+        """A plain run that goes on from a state with the task shape; what was said."""
+        config = tiny_config(
+            model or self.model,
+            self.data,
+            self.folder / name,
+            "benchmark.order=[shape]",
+            f"continue_from={state}",
+            *QUICK,
+            *overrides,
+        )
+        return run_stream(config)[1]
+
     def extend(self, state: Path, name: str, tasks: Sequence[str], *overrides: str) -> str:
         """Learn the tasks from a state on, with its memory; what was said."""
         said = io.StringIO()
@@ -64,12 +77,13 @@ class Workshop:
             f"run_dir={self.folder / name}_run",
             "report=false",
             f"backbone.path={self.model}",
-            *overrides,
         ]
+        named = {text.partition("=")[0] for text in overrides}
+        given = [text for text in given if text.partition("=")[0] not in named]
         extend(
             state,
             self.folder / name,
-            overrides=given,
+            overrides=[*given, *overrides],
             with_memory=read_state(state).memory is not None,
             console=RunConsole(Console(file=said, width=200, highlight=False, soft_wrap=True)),
         )

@@ -1,9 +1,8 @@
-"""States that learn on: as one run would have, cut or not; refused in one sentence, or not at all."""
+"""States that learn on, cut or not, as one run would have, and what is told of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 

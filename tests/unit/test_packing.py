@@ -75,9 +75,7 @@ def test_a_state_has_no_states_before_it(whole: Path, tmp_path: Path) -> None:
         open_state(tmp_path / "s", "1")
 
 
-def test_nothing_of_the_machine_is_in_it(
-    whole: Path, workshop: Workshop, tmp_path: Path
-) -> None:
+def test_nothing_of_the_machine_is_in_it(whole: Path, workshop: Workshop, tmp_path: Path) -> None:
     pack(whole, tmp_path / "s")
     text = b"".join(content(tmp_path / "s").values())
     for place in (workshop.folder, workshop.data, workshop.model, Path.home()):
@@ -99,7 +97,7 @@ def test_no_run(tmp_path: Path, what: str) -> None:
         run.mkdir()
     elif what == "a file":
         run.write_text("mine")
-    with pytest.raises(UserError, match="neither config.yaml nor state.json"):
+    with pytest.raises(UserError, match=r"neither config\.yaml nor state\.json"):
         pack(run, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
