@@ -98,8 +98,8 @@ def config_of(
             a folder which is not given.
     """
     given = [_key(text) for text in overrides]
-    _check_keys(state, overrides)
     benchmark, place = _data(tasks)
+    _check_keys(state, overrides)
     if "benchmark.order" in given:
         place.pop("order", None)
     # Of data and loggers the state knows nothing: all that is said of them goes through Hydra.

@@ -187,7 +187,7 @@ def not_evaluated(results: Mapping[str, Any]) -> str:
     if len(known) == len(last):
         return ""
     listed = [name for name, score in zip(names, last, strict=True) if score is None]
-    more = f" and {len(listed) - MOST_NAMES} others" if len(listed) > MOST_NAMES else ""
+    more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
     mean = f"{sum(known) / len(known):.1f}%" if known else ""
     others = f"; on the other {len(known)} {mean} on average" if known else ""
     return (
