@@ -85,7 +85,7 @@ def kif(*words: object, folder: Path) -> str:
 def test_other_processes_and_other_places_change_nothing(
     workshop: Workshop, tmp_path: Path
 ) -> None:
-    """The command line; data and model moved; a folder with a blank, a comma and an = in its name."""
+    """On the command line; the folder of tasks has a blank, a comma and an = in its name."""
     whole = workshop.learn("whole_moved", TASKS[:2], "keep_states=true")
     state = workshop.pack(whole, "moved", after="colour")
     data = save_toy_tasks(tmp_path / "my data, k=v", TASKS[1:2], train=12, test=3)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +136,33 @@ def test_a_run_in_its_midst(
     assert differences(read_state(tmp_path / "s"), open_state(whole, "1")) == []
     with pytest.raises(UserError, match=r"1 to 1"):
         pack(run, tmp_path / "t", after="2")
+
+
+def test_the_documented_example_reads_the_importance(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/state_format.md, as a stranger would run it: with safetensors and json alone."""
+    page = (Path(__file__).parents[2] / "docs" / "state_format.md").read_text(encoding="utf-8")
+    block = page.partition("<!-- example -->")[2].partition("<!-- end example -->")[0]
+    code = block.strip().removeprefix("```python").removesuffix("```")
+    assert "kif_lightning" not in code
+    pack(whole, tmp_path / "STATE")
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(code, found)  # noqa: S102
+    expected = read_state(tmp_path / "STATE").parts["boundary"]["fusion"]
+    assert list(found["importance"]) == expected["unit_ids"]
+    assert list(found["importance"].values()) == expected["accumulated"].tolist()
+
+
+def test_the_documented_keys_are_those_there_are(whole: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "state_format.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    documented = {key for row in rows for key in re.findall(r"`(\w+)`", row)}
+    pack(whole, tmp_path / "s")
+    record = json.loads((tmp_path / "s" / "state.json").read_text())
+    parts = json.loads((tmp_path / "s" / "parts" / "state.json").read_text())
+    assert record.keys() | record["tasks"][0].keys() | parts.keys() == documented
 
 
 def test_a_damaged_run(whole: Path, tmp_path: Path) -> None:
