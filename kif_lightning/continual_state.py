@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +235,7 @@ def _record(state: ContinualState) -> dict[str, Any]:
         "stand_ins": list(state.stand_ins),
         "parent": state.parent,
         "keeps_memory": state.keeps_memory,
-        "tasks": [asdict(task) for task in state.tasks],
+        "tasks": [dict(vars(task)) for task in state.tasks],
         "protocols": list(state.protocols),
         "config": dict(state.config),
     }

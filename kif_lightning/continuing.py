@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -209,7 +208,7 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
         for task in runner.tasks[len(past) :]
     ]
     return {
-        "tasks": [asdict(replace(task, phase={}, scores={})) for task in (*past, *new)],
+        "tasks": [{**vars(task), "phase": {}, "scores": {}} for task in (*past, *new)],
         "protocols": protocols,
         "stand_ins": parts.stand_ins,
         "keeps_memory": parts.memory is not None,
