@@ -47,7 +47,7 @@ from kif_lightning.modes import evaluating
 from kif_lightning.module import ContinualModule
 from kif_lightning.probe import probe_learnt, probe_record, probe_untrained, without_probe
 from kif_lightning.protocol import RunOptions, protocol_stamp
-from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.console import RunConsole, listed
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState, require_same_data
 from kif_lightning.seeding import derive_seed
@@ -428,7 +428,7 @@ class StreamRunner:
             self.state = first_run_state(origin, num_tasks, sha256)
             self.take_up_origin()
             self.folder.save(self.state, self.parts_state())
-            self.console.say(f"Going on after {', '.join(task.name for task in origin.tasks)}.")
+            self.console.say(f"Going on after {listed([task.name for task in origin.tasks])}.")
         else:
             assert resumed is not None
             self.state, training = resumed.state, resumed.training

@@ -186,14 +186,19 @@ def not_evaluated(results: Mapping[str, Any]) -> str:
     known = [score for score in last if score is not None]
     if len(known) == len(last):
         return ""
-    listed = [name for name, score in zip(names, last, strict=True) if score is None]
-    more = f" and {len(listed) - MOST_NAMES} more" if len(listed) > MOST_NAMES else ""
+    missing = [name for name, score in zip(names, last, strict=True) if score is None]
     mean = f"{sum(known) / len(known):.1f}%" if known else ""
     others = f"; on the other {len(known)} {mean} on average" if known else ""
     return (
-        f"Not evaluated at the end: {', '.join(listed[:MOST_NAMES])}{more}, so metrics over all "
-        f"{len(names)} tasks are absent{others}"
+        f"Not evaluated at the end: {listed(missing)}, so metrics over all {len(names)} tasks are "
+        f"absent{others}"
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Of many the first ones, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{', '.join(names[:MOST_NAMES])}{more}"
 
 
 def _percent(score: float | None, digits: int) -> str:

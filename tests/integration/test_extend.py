@@ -45,9 +45,15 @@ METHODS: dict[str, tuple[str, ...]] = {
 }
 CHAINED = ("kif_m", "o_lora")
 """Methods that learn every task in a run of its own; of the others one that goes on after two."""
+QUICK = ("kif_m", "recurrent_kif", "ewc", "o_lora", "prog_prompt")
+"""One of each kind: a memory, other outer steps, a penalty, weights that grow, prompts."""
+EVERY = [
+    method if method in QUICK else pytest.param(method, marks=pytest.mark.slow)
+    for method in METHODS
+]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EVERY)
 def test_runs_of_one_task_each_end_as_one_run_of_all(workshop: Workshop, method: str) -> None:
     """Weights, importance, penalties, memory: bit for bit, and so are the scores."""
     settings = (f"method={method}", *METHODS[method])
@@ -99,7 +105,7 @@ def test_other_processes_and_other_places_change_nothing(
     expected = read_state(workshop.pack(whole, "moved_expected"))
     assert differences(read_state(tmp_path / "t"), expected) == []
     assert content(state) == before
-    shown = kif("kif_lightning.cli", "show", "t", folder=tmp_path)
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "t")]).output
     assert "1 colour" in shown
     assert read_state(state).digest[:12] in shown  # where it came from
 

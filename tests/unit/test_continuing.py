@@ -48,11 +48,9 @@ def refusing(workshop: Workshop, told: str) -> Iterator[None]:
     ("overrides", "told"),
     [
         (["method=ewc"], "penalties were orthonormality and are elastic_weights; .* boundary were"),
-        (["method=seq_lora"], "boundary were fusion and are none"),
         (["method=migu"], "gradient were none and are magnitude_mask"),
         (["method=kif_matrix"], r"importance is of 96 units, the model has 24 now"),
         (["method=kif_full"], r"adapter\._target_ was .*PeftAdapter and is .*FullAdapter"),
-        (["method=inc_lora"], r"adapter\._target_ was .*PeftAdapter and is .*TaskLoras"),
         ([*MEMORY], "its method keeps none, the present one keeps rows of past tasks"),
         (["lora.r=4"], r"config\.r was 8 and is 4; of the trained weights, .* \(8, 16\) and is"),
         (["lora.alpha=3"], r"config\.lora_alpha was 32 and is 3\."),
