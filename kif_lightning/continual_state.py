@@ -102,8 +102,11 @@ class ContinualState:
     @property
     def score_matrix(self) -> list[list[float | None]]:
         """Percent on task j after task i, None where it was not evaluated."""
-        places = range(len(self.tasks))
-        return [[task.scores.get(str(j)) for j in places] for task in self.tasks]
+        matrix: list[list[float | None]] = [[None] * len(self.tasks) for _ in self.tasks]
+        for row, task in zip(matrix, self.tasks, strict=True):
+            for place, score in task.scores.items():
+                row[int(place)] = score
+        return matrix
 
 
 def write_state(state: ContinualState, folder: Path, *, with_memory: bool = False) -> str:

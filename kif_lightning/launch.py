@@ -316,6 +316,7 @@ def run_path(config: DictConfig) -> Path:
 
 
 def _options(config: DictConfig) -> RunOptions:
+    settings = run_settings(config)
     trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer["precision"] = fixed(config, "precision", trainer["precision"])
     return RunOptions(
@@ -343,9 +344,9 @@ def _options(config: DictConfig) -> RunOptions:
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_every_minutes=config.checkpoint.every_minutes,
         keep_boundaries=config.keep_boundaries,
-        settings=run_settings(config),
-        method_settings=run_settings(config)["method"],
-        lora=run_settings(config)["lora"],
+        settings=settings,
+        method_settings=settings["method"],
+        lora=settings["lora"],
         optim={
             key: config.optim[key]
             for key in ("lr", "weight_decay", "schedule_name", "warmup_steps")

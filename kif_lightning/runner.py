@@ -672,17 +672,7 @@ class StreamRunner:
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
-            tasks=[
-                {
-                    "name": task.name,
-                    "kind": task.kind,
-                    "metric": task.metric,
-                    "test_rows": len(task.test),
-                    "decode": self.data.decode_of(task),
-                    "max_new_tokens": self.data.new_tokens_cap(task),
-                }
-                for task in self.tasks
-            ],
+            tasks=[self._task_record(index) for index in range(len(self.tasks))],
             phases=without_probe(state.phases),
             stand_ins=self.parts.stand_ins,
             data_findings=self.data_findings,
@@ -693,6 +683,23 @@ class StreamRunner:
         ranks.on_first(lambda: self.folder.write_results(results))
         self.tracking.finished()
         return results
+
+    def _task_record(self, index: int) -> dict[str, Any]:
+        """A task in the results; one whose rows are not at hand as it was answered at its time."""
+        task, origin = self.tasks[index], self.parts.origin
+        if origin is not None and not task.at_hand:
+            before = origin.tasks[index]
+            answered: dict[str, Any] = {
+                "decode": before.decode,
+                "max_new_tokens": before.max_new_tokens,
+            }
+        else:
+            answered = {
+                "decode": self.data.decode_of(task),
+                "max_new_tokens": self.data.new_tokens_cap(task),
+            }
+        about = {"name": task.name, "kind": task.kind, "metric": task.metric}
+        return {**about, "test_rows": len(task.test), **answered}
 
     def protocol(self) -> dict[str, Any]:
         """Under which conditions the run's numbers arise; after :meth:`build`."""
