@@ -7,7 +7,7 @@ READY = $(VENV)/.ready
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n auto --dist worksteal
 RUNS ?= 60
 SEED ?= 1
-BENCHMARKS = importance fine_tuning evaluation startup stream growth precision tokenising data averages report comparison gpu
+BENCHMARKS = importance fine_tuning evaluation startup stream growth extending precision tokenising data averages report comparison gpu
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help

@@ -25,7 +25,7 @@ from kif_lightning import extending, launch, packing
 from kif_lightning.assembly import Parts, build_benchmark, build_parts
 from kif_lightning.benchmarks.doctor import Finding
 from kif_lightning.checkup import examine_all, read_tasks
-from kif_lightning.continual_state import MEMORY_WARNING
+from kif_lightning.continual_state import memory_note
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Benchmark
 from kif_lightning.learnt_model import LearntModel, load
@@ -183,7 +183,7 @@ def pack(
 ) -> Path:
     """Take a run's continual state out, see :func:`kif_lightning.packing.pack`."""
     folder = packing.pack(_folder(run), Path(to), after=after, with_memory=with_memory)
-    _warn_of_rows(with_memory)
+    _tell_memory(folder)
     return folder
 
 
@@ -195,7 +195,7 @@ def extend(
     overrides: Sequence[str] = (),
     with_memory: bool = False,
     quiet: bool = False,
-) -> Path:
+) -> Path | None:
     """Learn more tasks from where a state stands, see :func:`kif_lightning.extending.extend`.
 
     Raises:
@@ -211,7 +211,8 @@ def extend(
             with_memory=with_memory,
             console=_console(quiet),
         )
-    _warn_of_rows(with_memory)
+    if folder is not None:
+        _tell_memory(folder)
     return folder
 
 
@@ -248,9 +249,10 @@ def _console(quiet: bool) -> RunConsole:
     return RunConsole(console)
 
 
-def _warn_of_rows(with_memory: bool) -> None:
-    if with_memory:
-        warnings.warn(MEMORY_WARNING, stacklevel=3)
+def _tell_memory(state: Path) -> None:
+    note = memory_note(state)
+    if note is not None:
+        warnings.warn(note.removeprefix("Warning: "), stacklevel=3)
 
 
 @contextmanager

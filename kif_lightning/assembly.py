@@ -106,7 +106,9 @@ class Parts:
 
         Every result says so.
         """
-        return self.stand_in_parts + [HELD_OUT_ROWS] * (self.evaluation_rows == "held_out")
+        before = self.origin.stand_ins if self.origin else ()
+        held_out = self.evaluation_rows == "held_out" or HELD_OUT_ROWS in before
+        return self.stand_in_parts + [HELD_OUT_ROWS] * held_out
 
     def new_score(self, metric: str) -> TextScore:
         """A fresh metric object."""

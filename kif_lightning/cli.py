@@ -137,16 +137,12 @@ def pack(
     ] = False,
 ) -> None:
     """Take a run's continual state out: a folder that any machine can go on learning from."""
-    from kif_lightning.continual_state import MEMORY_WARNING
     from kif_lightning.packing import pack as pack_run
     from kif_lightning.reporting.console import RunConsole
 
     console = RunConsole()
     with _telling_mistakes():
-        pack_run(run, to, after=after, with_memory=with_memory)
-        if with_memory:
-            console.say(f"Warning: {MEMORY_WARNING}")
-        console.say(f"State: {to}")
+        _tell_state(pack_run(run, to, after=after, with_memory=with_memory), console)
 
 
 @app.command()
@@ -166,29 +162,51 @@ def extend(
     ] = False,
 ) -> None:
     """Learn new tasks from where a state stands; the old one stays, a new one is written."""
-    from kif_lightning.continual_state import MEMORY_WARNING
     from kif_lightning.extending import extend as extend_state
     from kif_lightning.reporting.console import RunConsole
 
     console = RunConsole()
     given = settings or []
-    tasks = [Path(text) for text in given if "=" not in text]
+    # A path may hold an equals sign, too.
+    tasks = [Path(text) for text in given if "=" not in text or Path(text).exists()]
     with _telling_mistakes():
         if len(tasks) > 1:
             raise UserError(
                 f"Expected one yaml or folder of tasks, got {', '.join(map(str, tasks))}."
             )
-        extend_state(
+        written = extend_state(
             state,
             to,
             tasks=tasks[0] if tasks else None,
-            overrides=[text for text in given if "=" in text],
+            overrides=[text for text in given if Path(text) not in tasks],
             with_memory=with_memory,
             console=console,
         )
-        if with_memory:
-            console.say(f"Warning: {MEMORY_WARNING}")
-        console.say(f"State: {to}")
+        if written is not None:
+            _tell_state(written, console)
+
+
+def _tell_state(folder: Path, console: Any) -> None:
+    """Where a state was written, and what of its memory."""
+    from kif_lightning.continual_state import memory_note
+
+    note = memory_note(folder)
+    if note is not None:
+        console.say(note)
+    console.say(f"State: {folder}")
+
+
+@app.command()
+def show(
+    state: Annotated[Path, typer.Argument(help="A state's folder (of kif pack or kif extend).")],
+) -> None:
+    """Show a continual state: its tasks with their scores, where it came from, what is in it."""
+    from kif_lightning.continual_state import read_state
+    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.reporting.state_table import show_state
+
+    with _telling_mistakes():
+        show_state(read_state(state), state, RunConsole())
 
 
 @app.command()

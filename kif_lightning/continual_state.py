@@ -8,21 +8,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import RowsElsewhere, Task, TaskKind
-from kif_lightning.storage import load_state, read_json, replacing_folder, save_state, write_json
+from kif_lightning.storage import (
+    CONTENTS,
+    load_state,
+    read_json,
+    replacing_folder,
+    save_state,
+    write_json,
+)
 
 FORMAT = "kif-lightning continual state"
 VERSION = 1
 STATE, PARTS, MEMORY = "state.json", "parts", "memory"
 LAYOUT = "layout"
 """Of a task's ``data``, where its rows are made of columns: how prompts and answers are."""
-MEMORY_WARNING = (
-    "The state holds raw rows of the tasks before (memory/): whoever gets it can read them."
+MEMORY_WITHIN = (
+    "Warning: The state holds raw rows of the tasks before (memory/): whoever gets it can read "
+    "them."
+)
+MEMORY_LEFT_OUT = (
+    "The rows of past tasks that the method keeps were left out: the state can answer and be "
+    "exported, but learn no more tasks without them (--with-memory writes them)."
 )
 
 
@@ -42,6 +54,8 @@ class PastTask:
     sha256: Mapping[str, str]
     train_rows: int
     test_rows: int
+    test_sha256: str
+    """Of the very test rows, as they were drawn; ``sha256`` is of what they were drawn from."""
     decode: str
     max_new_tokens: int
     data: Mapping[str, Any]
@@ -90,8 +104,11 @@ class ContinualState:
     @property
     def score_matrix(self) -> list[list[float | None]]:
         """Percent on task j after task i, None where it was not evaluated."""
-        places = range(len(self.tasks))
-        return [[task.scores.get(str(j)) for j in places] for task in self.tasks]
+        matrix: list[list[float | None]] = [[None] * len(self.tasks) for _ in self.tasks]
+        for row, task in zip(matrix, self.tasks, strict=True):
+            for place, score in task.scores.items():
+                row[int(place)] = score
+        return matrix
 
 
 def write_state(state: ContinualState, folder: Path, *, with_memory: bool = False) -> str:
@@ -119,7 +136,7 @@ def write_state(state: ContinualState, folder: Path, *, with_memory: bool = Fals
         record = _record(state)
         record["memory_rows"] = _num_rows(state.memory) if with_memory else 0
         record["contents"] = {
-            name: read_json(temporary / name / "contents.json")
+            name: read_json(temporary / name / CONTENTS)
             for name in (PARTS, *([MEMORY] if with_memory else []))
         }
         record["digest"] = _digest(record)
@@ -133,26 +150,17 @@ def read_state(folder: Path) -> ContinualState:
     Raises:
         UserError: no state, one of a later version, a damaged one.
     """
-    if not is_state(folder):
-        raise _no_state(folder)
-    record = read_json(folder / STATE)
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise UserError(f"{folder / STATE} is no continual state of kif-lightning.")
+    record = read_record(folder)
     if record.get("version") != VERSION:
         raise UserError(
             f"{folder} is a state of version {record.get('version')}, expected {VERSION}: use the "
             f"kif-lightning that wrote it ({record.get('made_by')}), or a later one."
         )
-    found = {
-        name: read_json(folder / name / "contents.json") for name in record.get("contents", {})
-    }
-    if record.get("digest") != _digest({k: v for k, v in record.items() if k != "digest"}) or (
-        found != record["contents"]
-    ):
-        raise UserError(
-            f"{folder} is damaged, or put together from several states (its digest is not what was "
-            "written): take another copy."
-        )
+    if record.get("digest") != _digest({k: v for k, v in record.items() if k != "digest"}):
+        raise _damaged(folder)
+    found = {name: read_json(folder / name / CONTENTS) for name in record["contents"]}
+    if found != record["contents"]:
+        raise _damaged(folder)
     memory = load_state(folder / MEMORY)["rows"] if MEMORY in found else None
     return ContinualState(
         config=record["config"],
@@ -169,15 +177,45 @@ def read_state(folder: Path) -> ContinualState:
     )
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """What ``state.json`` holds, without a look at the rest.
+
+    Raises:
+        UserError: no state, or something else of that name.
+    """
+    if not is_state(folder):
+        raise _no_state(folder)
+    record = read_json(folder / STATE)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise UserError(f"{folder / STATE} is no continual state of kif-lightning.")
+    return record
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(
+        f"{folder} is damaged, or put together from several states (its digest is not what was "
+        "written): take another copy."
+    )
+
+
+def memory_note(folder: Path) -> str | None:
+    """What to know of a written state's memory, in words; None: its method keeps none."""
+    record = read_record(folder)
+    if not record["keeps_memory"]:
+        return None
+    return MEMORY_WITHIN if MEMORY in record["contents"] else MEMORY_LEFT_OUT
+
+
 def digest_of(folder: Path) -> str:
     """The digest of a state, without reading its tensors.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is damaged.
     """
-    if not is_state(folder):
-        raise _no_state(folder)
-    return str(read_json(folder / STATE)["digest"])
+    record = read_record(folder)
+    if "digest" not in record:
+        raise _damaged(folder)
+    return str(record["digest"])
 
 
 def is_state(folder: Path) -> bool:
@@ -202,7 +240,7 @@ def _record(state: ContinualState) -> dict[str, Any]:
         "stand_ins": list(state.stand_ins),
         "parent": state.parent,
         "keeps_memory": state.keeps_memory,
-        "tasks": [asdict(task) for task in state.tasks],
+        "tasks": [dict(vars(task)) for task in state.tasks],
         "protocols": list(state.protocols),
         "config": dict(state.config),
     }

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from kif_lightning.continual_state import LAYOUT, ContinualState, PastTask
 from kif_lightning.errors import UserError
-from kif_lightning.interfaces import Benchmark, ChecksState, HasLayouts, Task
+from kif_lightning.interfaces import Benchmark, ChecksState, HasLayouts, Row, Task
 from kif_lightning.run_state import RunState
 from kif_lightning.storage import flat
 
@@ -56,15 +57,23 @@ def continued(benchmark: Benchmark, state: ContinualState) -> Benchmark:
 def _known(before: PastTask, given: Task | None) -> Task:
     if given is None:
         return before.task()
-    now = (given.sha256.get("test"), len(given.test), given.metric)
-    if now != (before.sha256.get("test"), before.test_rows, before.metric):
+    now = (rows_digest(given.test), tuple(given.labels), given.metric)
+    if now != (before.test_sha256, before.labels, before.metric):
         raise UserError(
-            f"Task {before.name} was learnt before, from other data (its test rows, their number "
-            f"({before.test_rows} then, {len(given.test)} now) or its metric changed): give the "
-            "task another name to learn it as a new one, put the old file back to evaluate it, or "
-            "leave it out with benchmark.order."
+            f"Task {before.name} was learnt before, from other data (its test rows, their number, "
+            f"{before.test_rows} then and {len(given.test)} now, its labels or its metric "
+            "changed): give the task another name to learn it as a new one, put the old file back "
+            "to evaluate it, or leave it out with benchmark.order."
         )
     return given
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """sha256 of ids, inputs and outputs, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row.id, row.input, row.output]).encode())
+    return digest.hexdigest()
 
 
 def require_fits(state: ContinualState, runner: StreamRunner, settings: Mapping[str, Any]) -> None:
@@ -180,6 +189,8 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
     past: Sequence[PastTask] = origin.tasks if origin else ()
     protocols = [*(origin.protocols if origin else ())]
     own = {key: value for key, value in runner.protocol().items() if key not in OF_TASKS}
+    if own["selection"] is not None:
+        own["selection"] = {"rows": own["selection"]["rows"]}  # the rest is counts of the tasks
     if own not in protocols:
         protocols.append(own)
     benchmark = parts.benchmark
@@ -193,6 +204,7 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
             sha256=dict(task.sha256),
             train_rows=len(task.train),
             test_rows=len(task.test),
+            test_sha256=rows_digest(task.test),
             decode=data.decode_of(task),
             max_new_tokens=data.new_tokens_cap(task),
             data={**benchmark.provenance, **_layout(layouts, task.name)},
@@ -202,7 +214,7 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
         for task in runner.tasks[len(past) :]
     ]
     return {
-        "tasks": [asdict(replace(task, phase={}, scores={})) for task in (*past, *new)],
+        "tasks": [{**vars(task), "phase": {}, "scores": {}} for task in (*past, *new)],
         "protocols": protocols,
         "stand_ins": parts.stand_ins,
         "keeps_memory": parts.memory is not None,

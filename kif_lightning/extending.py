@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ from kif_lightning.benchmarks.folder import task_names
 from kif_lightning.continual_state import ContinualState, read_state
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
-from kif_lightning.paths import conf_dir
+from kif_lightning.paths import conf_dir, option_names
 from kif_lightning.reporting.console import RunConsole
+from kif_lightning.storage import flat
 
-GROUPS = ("benchmark", "logger", "trainer", "evaluation")
+GROUPS = ("benchmark", "logger", "trainer")
 """Groups of which another option may be taken; the rest is the state's own, key by key."""
 FRESH = ("benchmark", "logger")
 """Of them, those that a state says nothing of."""
-OF_MODEL = ("method", "backbone", "lora", "optim", "probe", "experiment", "sweep")
+WHOLE = (
+    *("method", "backbone", "lora", "optim", "evaluation", "checkpoint"),
+    *("probe", "experiment", "sweep", "continue_from"),
+)
 """Keys that cannot be taken whole."""
 EXPERIMENT = "extended"
 
@@ -36,7 +41,7 @@ def extend(
     overrides: Sequence[str] = (),
     with_memory: bool = False,
     console: RunConsole,
-) -> Path:
+) -> Path | None:
     """Learn more tasks; the state stays as it is, the new one is written once all are learnt.
 
     The run behind it has a folder of its own: the same call again goes on where it was cut.
@@ -51,7 +56,7 @@ def extend(
         console: where it speaks.
 
     Returns:
-        The folder written.
+        The folder written; None: it was a plan (``plan=true``).
 
     Raises:
         UserError: no state, a state that does not fit, nothing new to learn, bad data or settings.
@@ -73,8 +78,8 @@ def extend(
         )
     config = config_of(before, overrides, tasks=tasks)
     config.continue_from = str(state)
-    config.experiment_name = EXPERIMENT
-    launch.run_cell(config, console)
+    if launch.run_cell(config, console).results is None:
+        return None
     return pack(launch.run_path(config), to, with_memory=with_memory)
 
 
@@ -93,26 +98,84 @@ def config_of(
             a folder which is not given.
     """
     given = [_key(text) for text in overrides]
-    _check_keys(state, overrides)
     benchmark, place = _data(tasks)
+    _check_keys(state, overrides)
+    if "benchmark.order" in given:
+        place.pop("order", None)
     # Of data and loggers the state knows nothing: all that is said of them goes through Hydra.
     composed = [t for t, key in zip(overrides, given, strict=True) if key in GROUPS or _fresh(key)]
     others = [text for text in overrides if text not in composed]
+    yamls = _yamls(state, [*benchmark, *composed])
+    groups = {name: yamls[name] for name in GROUPS if name in given or name in FRESH}
+    evaluation = {**yamls["evaluation"], **state.config["evaluation"], "untrained": False}
+    own = {"evaluation": evaluation, "experiment_name": EXPERIMENT, "probe": yamls["probe"]}
+    config = OmegaConf.create({**yamls, **state.config, **own, **groups})
+    OmegaConf.set_struct(config, True)
+    for text in others:
+        _set(config, text)
+    _follow(config, state.config, yamls, [_key(text) for text in others])
+    config.benchmark.update(place)
+    return config
+
+
+def _yamls(state: ContinualState, overrides: Sequence[str]) -> dict[str, Any]:
+    """What the yamls say, unresolved but for the benchmark's."""
+    method = state.config["method"]["name"]
+    # Rows are drawn by the seed that the state's were drawn by, and so are found again.
+    own = [
+        f"seed={state.config['seed']}",
+        *[f"method={method}"] * (method in option_names("method")),
+    ]
     try:
         with initialize_config_dir(conf_dir(), version_base="1.3"):
-            fresh: Any = OmegaConf.to_container(compose("config", [*benchmark, *composed]))
-        groups = {name: fresh[name] for name in GROUPS if name in given or name in FRESH}
-        evaluation = {**fresh["evaluation"], **state.config["evaluation"], "untrained": False}
-        config = OmegaConf.create(
-            {**fresh, **state.config, "evaluation": evaluation, **groups, "probe": fresh["probe"]}
-        )
-        OmegaConf.set_struct(config, True)
-        config.merge_with_dotlist(others)
-        config.benchmark.update(place)
+            composed = compose("config", [*own, *overrides])
+        found: Any = OmegaConf.to_container(composed)
+        found["benchmark"] = OmegaConf.to_container(composed.benchmark, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
-        told = str(error).partition("\n")[0]
+        told = str(error).partition("\n")[0].rstrip(".")
         raise UserError(f"{' '.join(overrides)}: {told}; kif list names the choices.") from error
-    return config
+    return dict(found)
+
+
+def _set(config: DictConfig, override: str) -> None:
+    try:
+        config.merge_with_dotlist([override])
+    except OmegaConfBaseException as error:
+        raise UserError(
+            f"{override} is no setting of a run ({str(error).partition(chr(10))[0]}): "
+            "python -m kif_lightning --cfg job shows all there are."
+        ) from error
+
+
+def _follow(
+    config: DictConfig, before: Mapping[str, Any], yamls: Mapping[str, Any], changed: list[str]
+) -> None:
+    """Carry changed settings on to what takes its value from them, as ``optim.optimizer.lr``.
+
+    A state holds values alone; which of them are one is written in the yamls (``${optim.lr}``).
+
+    Args:
+        config: with the changes; it is changed.
+        before: the state's settings.
+        yamls: the composed settings, unresolved.
+        changed: keys.
+    """
+    sources = {
+        key: value[2:-1]
+        for key, value in flat(yamls).items()
+        if isinstance(value, str) and re.fullmatch(r"\$\{[\w.]+\}", value)
+    }
+    old, missing, to_do = OmegaConf.create(dict(before)), object(), list(changed)
+    while to_do:
+        key = to_do.pop()
+        for follower, source in sources.items():
+            if key != source and not key.startswith(f"{source}."):
+                continue
+            target = f"{follower}{key.removeprefix(source)}"
+            was = OmegaConf.select(old, key)
+            if target not in changed and was == OmegaConf.select(old, target, default=missing):
+                OmegaConf.update(config, target, OmegaConf.select(config, key))
+                to_do.append(target)
 
 
 def _check_keys(state: ContinualState, overrides: Sequence[str]) -> None:
@@ -121,7 +184,7 @@ def _check_keys(state: ContinualState, overrides: Sequence[str]) -> None:
     refused = [
         text
         for text, key in zip(overrides, keys, strict=True)
-        if "=" not in text or "/" in key or ("." not in key and key in OF_MODEL)
+        if "=" not in text or "/" in key or ("." not in key and key in WHOLE)
     ]
     if refused:
         raise UserError(

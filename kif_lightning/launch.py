@@ -24,7 +24,7 @@ from kif_lightning import ranks
 from kif_lightning.assembly import build_benchmark, build_parts, build_probe, fixed
 from kif_lightning.boundaries import FOLDER
 from kif_lightning.checkup import examine_run
-from kif_lightning.continual_state import digest_of
+from kif_lightning.continual_state import digest_of, read_record
 from kif_lightning.errors import UserError, collecting_errors, require_choice
 from kif_lightning.interruption import EXIT_STATUS, Interrupted, Interruption
 from kif_lightning.plan import show_plan
@@ -33,7 +33,7 @@ from kif_lightning.protocol import RunOptions
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.doctor_table import brief
 from kif_lightning.run_lock import RunLock
-from kif_lightning.run_state import RunFolder
+from kif_lightning.run_state import RunFolder, after_name
 from kif_lightning.runner import StreamRunner
 from kif_lightning.sweep import run_noted
 from kif_lightning.tracking import new_tracking
@@ -185,7 +185,7 @@ def run(
                 console.say(told)
             folder.open(settings, rerun=config.rerun)
         results = runner.run()
-    console.metrics(results["metrics"], results["formulas"])
+    console.final(results)
     console.say(f"Results: {folder.path / 'results.json'}")
     _report(config, folder, console, anew=True)
     return results
@@ -228,7 +228,9 @@ def _tell_missed(config: DictConfig, folder: RunFolder, console: RunConsole) -> 
     """What is asked for now and was not when the run was made."""
     places = {f"logger={name}": "logs" if name == "csv" else str(name) for name in config.logger}
     if config.keep_states:
-        places["keep_states=true"] = "state/after_001"
+        origin = config.continue_from
+        first = 1 if origin is None else len(read_record(Path(origin))["tasks"])
+        places["keep_states=true"] = f"state/{after_name(first)}"
     if config.keep_boundaries:
         places["keep_boundaries=true"] = FOLDER
     for key in (key for key, place in places.items() if not (folder.path / place).is_dir()):
@@ -314,6 +316,7 @@ def run_path(config: DictConfig) -> Path:
 
 
 def _options(config: DictConfig) -> RunOptions:
+    settings = run_settings(config)
     trainer: Any = OmegaConf.to_container(config.trainer, resolve=True)
     trainer["precision"] = fixed(config, "precision", trainer["precision"])
     return RunOptions(
@@ -341,9 +344,9 @@ def _options(config: DictConfig) -> RunOptions:
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_every_minutes=config.checkpoint.every_minutes,
         keep_boundaries=config.keep_boundaries,
-        settings=run_settings(config),
-        method_settings=run_settings(config)["method"],
-        lora=run_settings(config)["lora"],
+        settings=settings,
+        method_settings=settings["method"],
+        lora=settings["lora"],
         optim={
             key: config.optim[key]
             for key in ("lr", "weight_decay", "schedule_name", "warmup_steps")

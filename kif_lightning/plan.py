@@ -102,7 +102,9 @@ def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:
     """Seconds a prompt token costs in training and in evaluation."""
     clock = _Clock()
     data = runner.data
-    runner.begin_task(runner.parts.num_learnt)
+    first = runner.parts.num_learnt
+    runner.take_up_origin()
+    runner.begin_task(first)
     trainer = runner.new_trainer([clock], training=True)
     trainer.limit_train_batches = _PROBE_STEPS * data.accumulate_grad_batches
     trainer.fit_loop.max_epochs = 1
@@ -115,13 +117,13 @@ def _seconds_per_token(runner: StreamRunner) -> tuple[float, float]:
     skip = 1 if len(clock.training) > 1 else 0
     tokens = sum(batch_tokens[skip : len(clock.training)])
     train = sum(clock.training[skip:]) / tokens
-    test_loader = data.evaluation_dataloaders([0])[0]
-    first = next(iter(test_loader))["inputs"]["input_ids"]
+    test_loader = data.evaluation_dataloaders([first])[0]
+    asked = next(iter(test_loader))["inputs"]["input_ids"]
     runner.module.begin_evaluation(1)
     tester = runner.new_trainer([clock], training=False)
     tester.limit_test_batches = 1
     tester.test(runner.module, dataloaders=test_loader, verbose=False)
-    return train, clock.testing[0] / first.numel()
+    return train, clock.testing[0] / asked.numel()
 
 
 def _memory(runner: StreamRunner) -> dict[str, str]:

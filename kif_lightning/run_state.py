@@ -92,7 +92,10 @@ def _record(state: RunState, index: int) -> dict[str, Any]:
 
 
 def _row(record: Mapping[str, Any]) -> list[float | None]:
-    return [record["scores"].get(str(j)) for j in range(record["columns"])]
+    row: list[float | None] = [None] * record["columns"]
+    for place, score in record["scores"].items():
+        row[int(place)] = score
+    return row
 
 
 @dataclass(frozen=True)

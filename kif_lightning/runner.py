@@ -50,7 +50,7 @@ from kif_lightning.modes import evaluating
 from kif_lightning.module import ContinualModule
 from kif_lightning.probe import probe_learnt, probe_record, probe_untrained, without_probe
 from kif_lightning.protocol import RunOptions, protocol_stamp
-from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.console import RunConsole, listed
 from kif_lightning.reporting.results import boundary_record, describe_weights, results_record
 from kif_lightning.run_state import RunFolder, RunState, require_same_data
 from kif_lightning.seeding import derive_seed
@@ -431,9 +431,9 @@ class StreamRunner:
             self.state = RunState(num_tasks=num_tasks, data_sha256=sha256)
         elif resumed is None and origin is not None:
             self.state = first_run_state(origin, num_tasks, sha256)
-            self._restore({**origin.parts, "memory": origin.memory or {}})
+            self.take_up_origin()
             self.folder.save(self.state, self.parts_state())
-            self.console.say(f"Going on after {', '.join(task.name for task in origin.tasks)}.")
+            self.console.say(f"Going on after {listed([task.name for task in origin.tasks])}.")
         else:
             assert resumed is not None
             self.state, training = resumed.state, resumed.training
@@ -450,6 +450,12 @@ class StreamRunner:
             self.folder.save(self.state)
         probe_untrained(self)
         return training
+
+    def take_up_origin(self) -> None:
+        """Make the model that of the state to go on from, if there is one."""
+        origin = self.parts.origin
+        if origin is not None:
+            self._restore({**origin.parts, "memory": origin.memory or {}})
 
     def _learn(self, task_index: int, training: Path | None) -> None:
         """One task: fit with its boundary, from its beginning or a checkpoint within it."""
@@ -674,17 +680,7 @@ class StreamRunner:
         results = results_record(
             score_matrix=state.score_matrix,
             untrained=state.untrained,
-            tasks=[
-                {
-                    "name": task.name,
-                    "kind": task.kind,
-                    "metric": task.metric,
-                    "test_rows": len(task.test),
-                    "decode": self.data.decode_of(task),
-                    "max_new_tokens": self.data.new_tokens_cap(task),
-                }
-                for task in self.tasks
-            ],
+            tasks=[self._task_record(index) for index in range(len(self.tasks))],
             phases=without_probe(state.phases),
             stand_ins=self.parts.stand_ins,
             data_findings=self.data_findings,
@@ -695,6 +691,23 @@ class StreamRunner:
         ranks.on_first(lambda: self.folder.write_results(results))
         self.tracking.finished()
         return results
+
+    def _task_record(self, index: int) -> dict[str, Any]:
+        """A task in the results; one whose rows are not at hand as it was answered at its time."""
+        task, origin = self.tasks[index], self.parts.origin
+        if origin is not None and not task.at_hand:
+            before = origin.tasks[index]
+            answered: dict[str, Any] = {
+                "decode": before.decode,
+                "max_new_tokens": before.max_new_tokens,
+            }
+        else:
+            answered = {
+                "decode": self.data.decode_of(task),
+                "max_new_tokens": self.data.new_tokens_cap(task),
+            }
+        about = {"name": task.name, "kind": task.kind, "metric": task.metric}
+        return {**about, "test_rows": len(task.test), **answered}
 
     def protocol(self) -> dict[str, Any]:
         """Under which conditions the run's numbers arise; after :meth:`build`."""

@@ -9,8 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.helpers.states import Workshop
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,3 +57,15 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.helpers.tiny import save_toy_tasks
 
     return save_toy_tasks(tmp_path_factory.mktemp("toy_data"))
+
+
+@pytest.fixture(scope="session")
+def workshop(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """Makes runs and states of the toy tasks colour, shape and size; their names are shared."""
+    from tests.helpers.states import Workshop
+    from tests.helpers.tiny import save_toy_tasks
+
+    folder = tmp_path_factory.mktemp("workshop")
+    save_toy_tasks(folder / "data", ("colour", "shape"), train=12, test=3)
+    save_toy_tasks(folder / "data", ("size",), train=12, test=3, labels=("round", "flat"))
+    return Workshop(tiny_t5, folder / "data", folder)

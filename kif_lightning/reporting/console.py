@@ -10,10 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+MOST_NAMES = 8
+"""Of tasks in a sentence."""
 MOST_COLUMNS = 40
 """Of a score matrix that is shown: a wider one fits no terminal, and T of them are T^3 cells."""
 
 
+NOT_EVALUATED = "-"
+"""In a table of scores: of a task that has been learnt, but was not scored then."""
 STAND_IN_PROBE = "stand-in probe"
 """What is said of a home-made probe, beside the stand-ins of the run."""
 
@@ -73,7 +77,10 @@ class RunConsole:
         untrained: Sequence[float | None] | None = None,
         phases: Sequence[str] | None = None,
     ) -> None:
-        """Rows: after which phase (None: each task is one); columns: score on which task."""
+        """Rows: after which phase (None: each task is one); columns: score on which task.
+
+        Blank: not learnt yet; ``-``: not evaluated, which a line below says.
+        """
         table = Table(
             title=self._title("Score matrix (percent)"),
             title_justify="left",
@@ -87,10 +94,26 @@ class RunConsole:
             table.add_column(f"{index + 1}", justify="right", no_wrap=True)
         if untrained is not None:
             table.add_row("(untrained)", *[_percent(score, digits) for score in untrained])
+        missing = False
         for index, row in enumerate(matrix):
-            cells = [_percent(score, digits) for score in row]
+            gaps = missing_scores(row, index)
+            missing = missing or bool(gaps)
+            cells = [
+                NOT_EVALUATED if place in gaps else _percent(score, digits)
+                for place, score in enumerate(row)
+            ]
             table.add_row(f"{index + 1} {(phases or names)[index]}", *cells)
         self.console.print(table)
+        if missing:
+            self.say(f" {NOT_EVALUATED}: not evaluated")
+
+    def final(self, results: Mapping[str, Any]) -> None:
+        """The metrics of a run's results, and why there are none of tasks not evaluated."""
+        if results["metrics"]:
+            self.metrics(results["metrics"], results["formulas"])
+        told = not_evaluated(results)
+        if told:
+            self.say(f"{stamped(told, results.get('stand_ins', []))}.")
 
     def metrics(self, metrics: Mapping[str, float], formulas: Mapping[str, str]) -> None:
         """Each metric with its formula."""
@@ -109,7 +132,7 @@ class RunConsole:
         phases = [phase["name"] for phase in results["phases"]]
         matrix, untrained = results["score_matrix"], results["untrained"]
         self.scores_so_far(names, matrix, untrained, phases, len(names))
-        self.metrics(results["metrics"], results["formulas"])
+        self.final(results)
         if "probe" in results:
             stands_in = probe_stand_ins(self.stand_ins, results["probe"]["stand_in"])
             self.say(f"{stamped(general_ability(results['probe']), stands_in)}.")
@@ -159,6 +182,33 @@ def general_ability(probe: Mapping[str, Any]) -> str:
         f"General ability ({probe['name']}, {probe['rows']} rows): loss {losses} nats a token "
         f"(lower is better), score {before['score']:.1f} -> {now['score']:.1f}%"
     )
+
+
+def missing_scores(row: Sequence[float | None], index: int) -> list[int]:
+    """Places, in row ``index`` of a score matrix, of learnt tasks that were not evaluated."""
+    return [place for place, score in enumerate(row[: index + 1]) if score is None]
+
+
+def not_evaluated(results: Mapping[str, Any]) -> str:
+    """Which tasks have no score at the end, and the mean of the others; empty: all have one."""
+    names = [task["name"] for task in results["tasks"]]
+    last = results["score_matrix"][-1]
+    known = [score for score in last if score is not None]
+    if len(known) == len(last):
+        return ""
+    missing = [name for name, score in zip(names, last, strict=True) if score is None]
+    mean = f"{sum(known) / len(known):.1f}%" if known else ""
+    others = f"; on the other {len(known)} {mean} on average" if known else ""
+    return (
+        f"Not evaluated at the end: {listed(missing)}, so metrics over all {len(names)} tasks are "
+        f"absent{others}"
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Of many the first ones, and how many more there are."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"{', '.join(names[:MOST_NAMES])}{more}"
 
 
 def _percent(score: float | None, digits: int) -> str:

@@ -8,7 +8,12 @@ from typing import Any
 
 from kif_lightning.metrics.entropy import mean_binary_entropy
 from kif_lightning.metrics.transfer import FORMULAS, best_by_task
-from kif_lightning.reporting.console import MOST_COLUMNS
+from kif_lightning.reporting.console import (
+    MOST_COLUMNS,
+    NOT_EVALUATED,
+    missing_scores,
+    not_evaluated,
+)
 from kif_lightning.reporting.figures.fusion_audit import CLASSES
 from kif_lightning.reporting.page import PageTable
 from kif_lightning.reporting.run_record import RunRecord
@@ -69,7 +74,8 @@ def metric_cards(record: RunRecord) -> list[dict[str, str]]:
 def absent_metrics(record: RunRecord) -> list[str]:
     """Why others are not there, a sentence each."""
     at_once = len(record.phases) < len(record.tasks)
-    return [
+    told = not_evaluated(record.results)
+    return [f"{told}."] * bool(told) + [
         f"{name}: {AT_ONCE if at_once and key != 'average_performance' else reason}"
         for key, (name, _, reason) in EXPLAINED.items()
         if key not in record.results["metrics"]
@@ -177,7 +183,7 @@ def task_table(record: RunRecord) -> PageTable:
         if at_once
         else "Change: at the end minus just learnt; its mean is BWT. Best: from just learnt to "
         "before the last task was learnt; minus the score at the end it is what was forgotten. "
-        "Nothing came after the last task: it has neither. Blank elsewhere: not measured.",
+        "Nothing came after the last task: it has neither. Blank elsewhere: not evaluated.",
     )
 
 
@@ -188,17 +194,22 @@ def matrix_table(record: RunRecord) -> PageTable | None:
         return None
     untrained = record.results.get("untrained")
     before = [["untrained", *map(_score, untrained)]] if untrained else []
+    gaps = [missing_scores(row, place) for place, row in enumerate(record.matrix)]
     return PageTable(
         caption="Score matrix, in percent",
         header=("after", *names),
         rows=[
             *before,
             *(
-                [f"{place + 1} {record.phases[place]}", *map(_score, row)]
+                [
+                    f"{place + 1} {record.phases[place]}",
+                    *(NOT_EVALUATED if j in gaps[place] else _score(s) for j, s in enumerate(row)),
+                ]
                 for place, row in enumerate(record.matrix)
             ),
         ],
-        note="Row: after which task was learnt. Column: score on which task. Bold: just learnt.",
+        note="Row: after which task was learnt. Column: score on which task. Bold: just learnt."
+        + (f" {NOT_EVALUATED}: not evaluated." if any(gaps) else ""),
         diagonal=len(before),
     )
 

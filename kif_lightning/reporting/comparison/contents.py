@@ -60,7 +60,7 @@ def contents(
         "benchmarks": benchmarks,
         "backbones": list(dict.fromkeys(group["backbone"] for group in described)),
         "orders": {name: list(tasks) for tasks, name in orders.items()},
-        "notes": notes,
+        "notes": [*notes, *_not_evaluated(runs)],
         "formulas": _formulas(described, any(run.is_reference for run in runs)),
         "groups": described,
         "differences": differences(results, letters) if letters else {},
@@ -73,6 +73,15 @@ def contents(
         "paired": None if baseline is None else _paired(groups, baseline, orders, resamples),
         "published": published_results(benchmarks, list(orders.values())) if published else None,
     }  # fmt: skip
+
+
+def _not_evaluated(runs: Sequence[Run]) -> list[str]:
+    """Why metrics over all tasks are missing, where they are; at most one sentence."""
+    found = [run.folder.name for run in runs if None in run.matrix[-1]]
+    if not found:
+        return []
+    return [f"Tasks were not evaluated at the end in {', '.join(found)}: metrics that need them "
+            "are blank."]  # fmt: skip
 
 
 def _order_names(runs: Sequence[Run]) -> dict[tuple[str, ...], str]:

@@ -14,7 +14,13 @@ from rich.table import Table as RichTable
 
 from kif_lightning.metrics.transfer import FORMULAS
 from kif_lightning.reporting.comparison.contents import AP, UNKNOWN, VS_SINGLE, Contents, rank
-from kif_lightning.reporting.console import RunConsole, markdown_table, one_cell, stamped
+from kif_lightning.reporting.console import (
+    NOT_EVALUATED,
+    RunConsole,
+    markdown_table,
+    one_cell,
+    stamped,
+)
 
 MAX_COLUMNS = 6
 """Runs whose tasks are shown side by side; more would not fit a terminal."""
@@ -331,6 +337,8 @@ def show_comparison(found: Contents, console: RunConsole) -> None:
         title = "Percent on each task, when just learnt -> at the end of the stream"
         console.say(titled(title, found))
         console.console.print(_task_table(found))
+        if any(score is None for run in runs for score in (*_learnt(run), *run["scores"][-1])):
+            console.say(f"  {NOT_EVALUATED}: not evaluated")
     _show(summary_table(found), found, console)
     for name, formula in found["formulas"].items():
         console.say(f"  {name} = {formula}")
@@ -381,6 +389,12 @@ def _task_table(found: Contents) -> RichTable:
     return table
 
 
+def _learnt(run: Mapping[str, Any]) -> list[float | None]:
+    """Each task's score when just learnt; empty where all were learnt at once."""
+    matrix = run["scores"]
+    return [matrix[task][task] for task in range(len(matrix))] if len(matrix) > 1 else []
+
+
 def _course(run: Mapping[str, Any], name: str) -> str:
     """Tasks learnt all at once have no way, only an end."""
     matrix = run["scores"]
@@ -388,7 +402,7 @@ def _course(run: Mapping[str, Any], name: str) -> str:
         return ""
     task = run["tasks"].index(name)
     course = [matrix[task][task], matrix[-1][task]] if len(matrix) > 1 else [matrix[0][task]]
-    return " -> ".join("" if score is None else f"{score:.1f}" for score in course)
+    return " -> ".join(NOT_EVALUATED if score is None else f"{score:.1f}" for score in course)
 
 
 def markdown(found: Contents) -> str:

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole
+from kif_lightning.reporting.console import MOST_COLUMNS, RunConsole, not_evaluated
 
 
 @pytest.fixture
@@ -47,3 +47,22 @@ def test_what_is_not_learnt_yet_does_not_count_and_stand_ins_are_told(said: io.S
 def test_a_row_without_scores_says_nothing(said: io.StringIO) -> None:
     show(said, MOST_COLUMNS + 1, [None] * (MOST_COLUMNS + 1))
     assert said.getvalue() == ""
+
+
+def test_what_was_not_evaluated_is_told_and_never_a_blank(said: io.StringIO) -> None:
+    show(said, 3, [None, None, None], [40.0, 60.0, None])
+    lines = [line.split() for line in said.getvalue().splitlines()]
+    assert ["1", "task0", "-"] in lines
+    assert ["2", "task1", "40.0", "60.0"] in lines
+    assert said.getvalue().endswith("-: not evaluated\n")
+
+
+def test_metrics_that_are_absent_have_a_reason(said: io.StringIO) -> None:
+    names = [{"name": f"task{i}"} for i in range(12)]
+    console = RunConsole(Console(file=said, width=400, soft_wrap=True))
+    results = {"metrics": {}, "formulas": {}, "tasks": names, "stand_ins": ["stand-in data"]}
+    console.final({**results, "score_matrix": [[None] * 10 + [50.0, 70.0]]})
+    told = "task7 and 2 more, so metrics over all 12 tasks are absent; on the other 2 60.0%"
+    assert said.getvalue().endswith(f"{told} on average - on stand-in data.\n")
+    assert "Transfer metrics" not in said.getvalue()
+    assert not_evaluated({"tasks": names[:1], "score_matrix": [[1.0]]}) == ""
