@@ -83,8 +83,8 @@ class PastTask:
 class ContinualState:
     """What was learnt so far, and how.
 
-    ``config``: the resolved settings but for the data's. ``protocols``: each once, without what
-    belongs to single tasks. ``parts``: what the method's parts keep, by slot, the adapter's weights
+    ``config``: the resolved settings but for the data's; the base model's folder is never written.
+    ``protocols``: each once, without what belongs to single tasks. ``parts``: what the method's parts keep, by slot, the adapter's weights
     (``adapter``) and the base weights' fingerprint (``base``) among them. ``memory``: rows of past
     tasks that the method keeps, None: left out. ``parent``: digest of the state that was extended.
     """
@@ -242,7 +242,8 @@ def _record(state: ContinualState) -> dict[str, Any]:
         "keeps_memory": state.keeps_memory,
         "tasks": [dict(vars(task)) for task in state.tasks],
         "protocols": list(state.protocols),
-        "config": dict(state.config),
+        # Where the base model lies is no business of other machines.
+        "config": {**state.config, "backbone": {**state.config["backbone"], "path": None}},
     }
 
 

@@ -193,7 +193,8 @@ def _check_keys(state: ContinualState, overrides: Sequence[str]) -> None:
             "(optim.epochs=3)."
         )
     weights = state.protocols[-1]["weights"]
-    if weights.get("source") == "folder" and "backbone.path" not in keys:
+    known = state.config["backbone"]["path"] is not None or "backbone.path" in keys
+    if weights.get("source") == "folder" and not known:
         raise UserError(
             f"The state's base model was read from a folder named {weights['folder']}, which a "
             "state does not hold: add backbone.path=FOLDER, a copy of it, or backbone.path=null "

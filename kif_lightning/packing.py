@@ -118,7 +118,6 @@ def _number(after: str | None, names: list[str], most: int) -> int:
 
 
 def _settings(run: Path) -> dict[str, Any]:
-    """The run's settings without its data and without paths of the machine."""
+    """The run's settings without its data."""
     stored: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
-    settings = {key: value for key, value in stored.items() if key not in NOT_OF_STATES}
-    return {**settings, "backbone": {**settings["backbone"], "path": None}}
+    return {key: value for key, value in stored.items() if key not in NOT_OF_STATES}

@@ -35,18 +35,9 @@ def main(folder: Path) -> None:
     second.mkdir()
 
     say("Machine 1 learns three tasks, one after another, with KIF")
-    command(
-        first,
-        *(
-            "python",
-            "-m",
-            "kif_lightning",
-            "+experiment=long_seq_t5",
-            "run_dir=run",
-            "report=false",
-        ),
-        *(f"benchmark.order=[{','.join(OLD_TASKS)}]", "benchmark.train_rows=320"),
-    )
+    train = "python -m kif_lightning +experiment=long_seq_t5 run_dir=run report=false"
+    rows = [f"benchmark.order=[{','.join(OLD_TASKS)}]", "benchmark.train_rows=320"]
+    command(first, *shlex.split(train), *rows)
     command(first, "kif", "pack", "run", "--to", "state")
 
     say("\nMachine 2 gets the state, a CSV file and what its columns mean; no row of an old task")
@@ -66,8 +57,8 @@ def main(folder: Path) -> None:
 
     say("\nBack on machine 1, which has the old rows: the old tasks, before and after the fourth")
     shutil.copytree(second / "state_4", first / "state_4")
-    rows = sorted((first / "run" / "test_rows").iterdir())
-    (first / "old.jsonl").write_text("".join(path.read_text(encoding="utf-8") for path in rows))
+    old = sorted((first / "run" / "test_rows").iterdir())
+    (first / "old.jsonl").write_text("".join(path.read_text(encoding="utf-8") for path in old))
     for state in ("state", "state_4"):
         command(first, "kif", "predict", state, "old.jsonl", "--out", f"{state}.jsonl")
     say(f"{'percent right on':20} {'shipped':>8} {'extended':>9}   (stand-in data and model)")
