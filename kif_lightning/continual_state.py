@@ -84,9 +84,10 @@ class ContinualState:
     """What was learnt so far, and how.
 
     ``config``: the resolved settings but for the data's; the base model's folder is never written.
-    ``protocols``: each once, without what belongs to single tasks. ``parts``: what the method's parts keep, by slot, the adapter's weights
-    (``adapter``) and the base weights' fingerprint (``base``) among them. ``memory``: rows of past
-    tasks that the method keeps, None: left out. ``parent``: digest of the state that was extended.
+    ``protocols``: each once, without what belongs to single tasks. ``parts``: what the method's
+    parts keep, by slot, the adapter's weights (``adapter``) and the base weights' fingerprint
+    (``base``) among them. ``memory``: rows of past tasks that the method keeps, None: left out.
+    ``parent``: digest of the state that was extended.
     """
 
     config: Mapping[str, Any]
