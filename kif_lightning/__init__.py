@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kif_lightning.api import run as run
     from kif_lightning.api import stream_table as stream_table
     from kif_lightning.errors import UserError as UserError
+    from kif_lightning.exporting.writing import export as export
     from kif_lightning.learnt_model import load as load
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _API = (
 _SHOWN = {
     **dict.fromkeys(_API, "kif_lightning.api"),
     "UserError": "kif_lightning.errors",
+    "export": "kif_lightning.exporting.writing",
     "load": "kif_lightning.learnt_model",
 }
 """Name -> where it is; brought when first asked for, so that importing the package is instant."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
+import re
 from pathlib import Path
 
 import cards
@@ -26,41 +27,13 @@ FILLED = {
 """What a mark in a page is replaced by."""
 
 
-def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Leave pages out of the menu that ``extra.pages_to_come`` names and that are not there yet."""
-    docs, root = Path(config.docs_dir), configuration.ROOT
-    absent = {
-        page
-        for page in config.extra["pages_to_come"]
-        if not (docs / page).is_file() and not (root / NOTEBOOKS.get(page, "none")).is_file()
-    }
-    config.nav = _without(config.nav, absent)
-    return config
-
-
-def _without(menu: list, absent: set[str]) -> list:
-    kept = []
-    for entry in menu:
-        if isinstance(entry, str):
-            title, below = None, entry
-        else:
-            ((title, below),) = entry.items()
-        if isinstance(below, list):
-            kept.append({title: _without(below, absent)})
-        elif below not in absent:
-            kept.append(entry)
-    return kept
-
-
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the configuration reference, and notebooks as pages."""
     for page, content in configuration.pages().items():
         files.append(File.generated(config, page, content=content))
     for page, notebook in NOTEBOOKS.items():
-        path = configuration.ROOT / notebook
-        if path.is_file():
-            for place, made in notebook_page(path, page).items():
-                files.append(File.generated(config, place, content=made))
+        for place, made in notebook_page(configuration.ROOT / notebook, page).items():
+            files.append(File.generated(config, place, content=made))
     return files
 
 
@@ -70,6 +43,9 @@ def notebook_page(path: Path, page: str) -> dict[str, str | bytes]:
     folder = f"{page.removesuffix('.md')}_files"
     resources = {"output_files_dir": folder, "unique_key": path.stem}
     body, made = MarkdownExporter().from_notebook_node(notebook, resources=resources)
+    # Its links are from its own folder; the page stands in docs/.
+    home = posixpath.relpath(path.parent, configuration.ROOT / "docs")
+    body = re.sub(rf"\]\((?!\w+:|#|{folder}/)", f"]({home}/", body)
     pictures = {posixpath.normpath(name): data for name, data in made["outputs"].items()}
     return {page: body, **pictures}
 

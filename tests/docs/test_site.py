@@ -20,7 +20,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from omegaconf import DictConfig, OmegaConf
-from site_hook import _without, notebook_page
+from site_hook import notebook_page
 
 from kif_lightning.kif import AdaptiveRule
 
@@ -177,11 +177,6 @@ def test_a_notebook_becomes_a_page_with_its_outputs(tmp_path: Path) -> None:
     assert "42" in str(made["some.md"])
     assert picture in str(made["some.md"])
     assert bytes(made[picture]).startswith(b"\x89PNG")
-
-
-def test_pages_to_come_are_left_out_of_the_menu() -> None:
-    menu = [{"Home": "index.md"}, {"More": ["a.md", {"B": "b.md"}, {"C": ["c.md"]}]}]
-    assert _without(menu, {"b.md", "c.md"}) == [{"Home": "index.md"}, {"More": ["a.md", {"C": []}]}]
 
 
 def test_docstrings_are_made_markdown() -> None:
