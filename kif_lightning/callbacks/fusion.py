@@ -75,12 +75,15 @@ class KnowledgeFusion(Callback):
 
     def check(self, module: LearningModule) -> None:
         """Refuse a module without importance, and weights the units do not cover."""
+        self._units_of(module)
+
+    def _units_of(self, module: LearningModule) -> SkillUnits:
         if not isinstance(module.identification, Identification):
             raise UserError(
                 "Knowledge fusion needs the importance of the units, but none is tracked: use "
                 "method/importance=order2 (or order1)."
             )
-        self.partition(module.trainable_parameters)
+        return self.partition(module.trainable_parameters)
 
     def check_state(self, module: LearningModule, state: Mapping[str, Any]) -> None:
         """Refuse the importance of other units than the module's."""
@@ -99,12 +102,11 @@ class KnowledgeFusion(Callback):
             module: that learns.
             snapshot: the fused weights, where the module's have learnt from the task already.
         """
-        self.check(module)
-        parameters = module.trainable_parameters
-        self.units = self.partition(parameters)
+        self.units = self._units_of(module)
         if self._accumulated is None:
             return
         require_same_units(self._unit_ids, self.units.ids)
+        parameters = module.trainable_parameters
         fused = parameters if snapshot is None else snapshot
         self.snapshot = {
             name: fused[name].detach().to("cpu" if self.offload_snapshot else p.device, copy=True)

@@ -100,9 +100,7 @@ def lora_rank_units(parameters: Mapping[str, Tensor]) -> SkillUnits:
     sides, others = _lora_pairs(parameters)
     if others or not sides:
         raise UserError(_not_only_lora(others))
-    return SkillUnits(
-        tuple(_rank_group(module, pair, parameters) for module, pair in sides.items())
-    )
+    return _rank_units(sides, parameters)
 
 
 def fitting_units(parameters: Mapping[str, Tensor]) -> SkillUnits:
@@ -118,7 +116,7 @@ def fitting_units(parameters: Mapping[str, Tensor]) -> SkillUnits:
     """
     sides, others = _lora_pairs(parameters)
     if sides and not others:
-        return lora_rank_units(parameters)
+        return _rank_units(sides, parameters)
     if sides:
         warnings.warn(
             f"LoRA is not all that is trainable, {others[0]} is too: each whole tensor is one "
@@ -143,6 +141,14 @@ def _lora_pairs(parameters: Iterable[str]) -> tuple[dict[str, dict[str, str]], l
             others.extend(pair.values())
             del sides[module]
     return sides, others
+
+
+def _rank_units(
+    sides: Mapping[str, Mapping[str, str]], parameters: Mapping[str, Tensor]
+) -> SkillUnits:
+    return SkillUnits(
+        tuple(_rank_group(module, pair, parameters) for module, pair in sides.items())
+    )
 
 
 def _rank_group(

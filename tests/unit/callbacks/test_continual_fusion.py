@@ -127,8 +127,9 @@ def test_units_are_named_by_the_model_alone(options: dict[str, Any], units: list
 
 def test_lora_that_is_not_alone_gives_whole_tensors_and_says_so() -> None:
     callback = ContinualFusion()
-    with pytest.warns(UserWarning, match=r"model\.query\.base_layer\.bias is too"):
+    with pytest.warns(UserWarning, match=r"model\.query\.base_layer\.bias is too") as told:
         fit(ForeignModule(bias="lora_only"), rows(0), [callback], epochs=1)
+    assert len([w for w in told if "LoRA is not all" in str(w.message)]) == 1
     assert "model.query.lora_A.weight" in callback.boundary_table()["unit"]
 
 
