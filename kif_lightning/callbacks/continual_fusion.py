@@ -17,6 +17,7 @@ from kif_lightning import ranks
 from kif_lightning.callbacks.fusion import KnowledgeFusion, Partition, Rule
 from kif_lightning.callbacks.learnt import (
     learnt_parameters,
+    require_averaging_before,
     require_whole_weights,
     the_optimizer,
 )
@@ -70,8 +71,9 @@ class ContinualFusion(Callback):
 
     Raises:
         UserError: a value out of range; in ``fit``: nothing learns; other units, or other weights,
-            than the last task left; several optimizers; a fused one with a loss scale; weights
-            spread over devices; processes whose memory is lost after the fit.
+            than the last task left; several optimizers; a fused one with a loss scale; LBFGS; weights
+            spread over devices; processes whose memory is lost after the fit; a callback behind
+            this one that overwrites the fused weights by averaged ones.
     """
 
     def __init__(
@@ -130,10 +132,11 @@ class ContinualFusion(Callback):
         return columns
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse, before anything is loaded, a strategy whose weights cannot be fused."""
+        """Refuse, before anything is loaded, what fusion cannot work with."""
         self._stage = stage
         if stage == "fit":
             require_whole_weights(trainer)
+            require_averaging_before(trainer, self)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Checkpoints of Lightning are no longer loaded."""

@@ -6,22 +6,27 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from kif_lightning.errors import UserError
 
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|_orig_mod)\.")
 """What peft and ``torch.compile`` put before the names of what they wrap."""
+_AVERAGING: tuple[type[Callback], ...] = (
+    callbacks.StochasticWeightAveraging,
+    # Lightning 2.5 began without it.
+    *([callbacks.WeightAveraging] if hasattr(callbacks, "WeightAveraging") else []),
+)
 
 
 def the_optimizer(trainer: Trainer) -> Optimizer:
     """The only one, whose gradients are unscaled before it steps.
 
     Raises:
-        UserError: there are several, or a fused one with a loss scale.
+        UserError: there are several, a fused one with a loss scale, or LBFGS.
     """
     if len(trainer.optimizers) != 1:
         raise UserError(
@@ -29,6 +34,11 @@ def the_optimizer(trainer: Trainer) -> Optimizer:
             "step of all weights, so put them into one optimizer with several parameter groups."
         )
     optimizer = trainer.optimizers[0]
+    if isinstance(optimizer, LBFGS):
+        raise UserError(
+            f"Expected an optimizer that takes one gradient a step, got {type(optimizer).__name__}, "
+            "which tries several and would have each counted as a step: use AdamW or SGD."
+        )
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
         raise UserError(
@@ -52,6 +62,18 @@ def require_whole_weights(trainer: Trainer) -> None:
             f"start_method={strategy._start_method!r}, with which the importance is lost: use "
             "strategy='ddp'."
         )
+
+
+def require_averaging_before(trainer: Trainer, callback: Callback) -> None:
+    """Raise UserError if a callback that averages weights would overwrite what this one leaves."""
+    behind = trainer.callbacks[trainer.callbacks.index(callback) + 1 :]
+    for other in behind:
+        if isinstance(other, _AVERAGING):
+            raise UserError(
+                f"Expected no callback that averages weights behind {type(callback).__name__}, got "
+                f"{type(other).__name__}, which would overwrite the fused weights: put it before "
+                f"{type(callback).__name__}."
+            )
 
 
 def learnt_parameters(module: nn.Module, optimizer: Optimizer) -> dict[str, nn.Parameter]:
@@ -88,13 +110,9 @@ def stable_name(name: str, adapters: Iterable[str] = ()) -> str:
         name: as ``named_parameters`` gives it.
         adapters: names of the adapters that the model has.
     """
-    name = _WRAPPERS.sub("", name)
-    for adapter in adapters:
-        # The last one: a layer may have the same name.
-        found = list(re.finditer(rf"\.{re.escape(adapter)}(?=\.|$)", name))
-        if found:
-            return name[: found[-1].start()] + name[found[-1].end() :]
-    return name
+    known = "|".join(map(re.escape, adapters))
+    # The last one, as far on as any adapter's: a layer may have the same name.
+    return re.sub(rf"^(.+)\.(?:{known})(?=\.|$)", r"\1", _WRAPPERS.sub("", name))
 
 
 def _adapters(part: nn.Module) -> Iterable[str]:

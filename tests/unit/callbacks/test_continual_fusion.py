@@ -136,6 +136,10 @@ def test_lora_that_is_not_alone_gives_whole_tensors_and_says_so() -> None:
 def test_wrappers_leave_no_trace_in_names() -> None:
     name = "net._orig_mod.base_model.model.enc.lora.q.lora_A.lora.weight"
     assert stable_name(name, ["lora"]) == "net.enc.lora.q.lora_A.weight"
+    # A layer that is called as another adapter is stays, in whatever order they come.
+    for adapters in (["default", "query"], ["query", "default"]):
+        assert stable_name("m.query.lora_A.default.weight", adapters) == "m.query.lora_A.weight"
+    assert stable_name("m.query.weight") == "m.query.weight"
     assert stable_name("my_base_model.model.q.lora_embedding_A.x", ["x"]) == (
         "my_base_model.model.q.lora_embedding_A"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,11 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -20,8 +26,15 @@ from lightning.pytorch.strategies import (
 from kif_lightning.callbacks import ContinualFusion
 from kif_lightning.callbacks.learnt import require_whole_weights, the_optimizer
 from kif_lightning.errors import UserError
+from kif_lightning.kif import MeanRule
 from kif_lightning.storage import save_state
 from tests.helpers.foreign import ForeignModule, fit, rows
+
+
+AVERAGING = [
+    partial(StochasticWeightAveraging, swa_lrs=0.1, swa_epoch_start=1),
+    partial(WeightAveraging, use_buffers=True),
+]
 
 
 def learnt_once(module: ForeignModule) -> ContinualFusion:
@@ -67,6 +80,33 @@ def test_several_optimizers() -> None:
 
     with pytest.raises(UserError, match="Expected one optimizer, got 2"):
         fit(Two(), rows(0), [ContinualFusion()])
+
+
+def test_an_optimizer_that_takes_several_gradients_a_step() -> None:
+    class Searching(ForeignModule):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.LBFGS([p for p in self.parameters() if p.requires_grad])
+
+    with pytest.raises(UserError, match="one gradient a step, got LBFGS"):
+        fit(Searching(), rows(0), [ContinualFusion()])
+
+
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_averaged_weights_that_would_overwrite_the_fused(averaging: Callable[[], Callback]) -> None:
+    with pytest.raises(UserError, match="put it before ContinualFusion"):
+        fit(ForeignModule(), rows(0), [ContinualFusion(), averaging()])
+
+
+@pytest.mark.parametrize("averaging", AVERAGING)
+def test_averaged_weights_are_fused(averaging: Callable[[], Callback]) -> None:
+    callback, module, alone = ContinualFusion(rule=MeanRule()), ForeignModule(), ForeignModule()
+    fit(module, rows(0), [averaging(), callback], epochs=3)
+    alone.load_state_dict(module.state_dict())
+    old = alone.weights()
+    fit(module, rows(1), [averaging(), callback], epochs=3)
+    fit(alone, rows(1), [averaging()], epochs=3)
+    for name, weight in module.weights().items():
+        torch.testing.assert_close(weight, (old[name] + alone.weights()[name]) / 2)
 
 
 def test_other_units_than_before() -> None:
