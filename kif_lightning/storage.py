@@ -126,6 +126,28 @@ def check_state(folder: Path) -> None:
             )
 
 
+def own_folder(folder: str | os.PathLike[str], keys: set[str]) -> Path:
+    """The absolute path to write a state to, if there is none, or an empty one, or its like.
+
+    Args:
+        folder: where :func:`save_state` shall write.
+        keys: what the state holds; an earlier state of the same keys may be replaced.
+
+    Raises:
+        UserError: something else is there, which would be lost, or one works within it.
+    """
+    place = Path(folder).resolve()
+    held = {path.name for path in place.iterdir()} if place.is_dir() else set()
+    earlier = held == {TENSORS, PLAIN, CONTENTS} and read_json(place / PLAIN).keys() == keys
+    free = not held and (place.is_dir() or not place.exists())
+    if place == Path.cwd() or not (earlier or free):
+        raise UserError(
+            f"Expected a folder that is new, empty, or of an earlier save, got {place}, which "
+            "holds other things, is a file or the working folder: name another."
+        )
+    return place
+
+
 def load_state(folder: Path) -> dict[str, Any]:
     """Read what :func:`save_state` wrote.
 

@@ -6,10 +6,9 @@ import hashlib
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-SAMPLED = 256
-"""Weights looked at of each tensor, evenly spaced: some milliseconds for billions of weights."""
+from kif_lightning.kif.sampling import even_sample
 
 
 def weights_fingerprint(model: nn.Module) -> dict[str, Any]:
@@ -26,14 +25,7 @@ def weights_fingerprint(model: nn.Module) -> dict[str, Any]:
     for name, parameter in model.named_parameters():
         number += parameter.numel()
         digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-        digest.update(_sample(parameter.detach()).view(torch.uint8).numpy().tobytes())
+        sample = even_sample(parameter)
+        sample = sample.to(torch.bfloat16) if sample.is_floating_point() else sample
+        digest.update(sample.contiguous().view(torch.uint8).numpy().tobytes())
     return {"sha256": digest.hexdigest(), "weights": number}
-
-
-def _sample(tensor: Tensor) -> Tensor:
-    flat = tensor.reshape(-1)
-    last, number = max(0, flat.numel() - 1), min(SAMPLED, flat.numel())
-    # In float32 a place beyond 16 million would be rounded, the last one past the end.
-    chosen = torch.linspace(0, last, number, dtype=torch.float64).long()
-    sample = flat[chosen.to(flat.device)].cpu()
-    return sample.to(torch.bfloat16) if sample.is_floating_point() else sample.contiguous()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from kif_lightning import ranks
+from kif_lightning.callbacks.as_fused import require_as_left, require_finite, samples_of
 from kif_lightning.callbacks.fusion import KnowledgeFusion, Partition, Rule
 from kif_lightning.callbacks.learnt import (
     learnt_parameters,
@@ -23,14 +23,13 @@ from kif_lightning.callbacks.learnt import (
 )
 from kif_lightning.errors import DivergedError, UserError, require_count
 from kif_lightning.identification import Identification
-from kif_lightning.interfaces import Boundary, Parameters, all_finite
+from kif_lightning.interfaces import Boundary, all_finite
 from kif_lightning.kif import AdaptiveRule, ImportanceTracker, fitting_units
 from kif_lightning.module import SCALER_HALVINGS
-from kif_lightning.storage import load_state, save_state
+from kif_lightning.storage import load_state, own_folder, save_state
 
-SAME_NORM = 1e-3
-"""Share by which a tensor's norm may differ after fusion: bfloat16 on the way changes it less."""
 ADAPTIVE = AdaptiveRule()
+KEYS = {"fusion", "left", "task"}
 
 
 @dataclass
@@ -71,9 +70,9 @@ class ContinualFusion(Callback):
 
     Raises:
         UserError: a value out of range; in ``fit``: nothing learns; other units, or other weights,
-            than the last task left; several optimizers; a fused one with a loss scale; LBFGS; weights
-            spread over devices; processes whose memory is lost after the fit; a callback behind
-            this one that overwrites the fused weights by averaged ones.
+            than the last task left; several optimizers; a fused one with a loss scale; LBFGS;
+            weights spread over devices; processes whose memory is lost after the fit; a callback
+            behind this one that overwrites the fused weights by averaged ones.
     """
 
     def __init__(
@@ -100,7 +99,9 @@ class ContinualFusion(Callback):
         self.skipped_steps = 0
         """Of the last task; those that a loss scaler skips are not counted."""
         self._broken_in_a_row = 0
-        self._norms: Tensor | None = None
+        self._left: dict[str, Tensor] | None = None
+        """A sample of each tensor as the last fusion left it."""
+        self._has_learnt = False
         self._learner: _Learner | None = None
         self._resumed: dict[str, Any] | None = None
         self._stage: str | None = None
@@ -134,6 +135,7 @@ class ContinualFusion(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse, before anything is loaded, what fusion cannot work with."""
         self._stage = stage
+        self._has_learnt = False
         if stage == "fit":
             require_whole_weights(trainer)
             require_averaging_before(trainer, self)
@@ -155,14 +157,12 @@ class ContinualFusion(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights as they are, or take up the task where a checkpoint was written."""
-        self._begin(pl_module, the_optimizer(trainer))
-
-    def _begin(self, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        parameters = learnt_parameters(pl_module, optimizer)
+        parameters = learnt_parameters(pl_module, the_optimizer(trainer))
         resumed, self._resumed = self._resumed, None
         self._learner = None
         if resumed is None:
-            self._require_as_fused(parameters)
+            require_finite(parameters)
+            require_as_left(self._left or {}, parameters)
         learner = _Learner(parameters, self.identification)
         self.identification.begin_task()
         self.fusion.begin(learner, resumed and (resumed["snapshot"] or None))
@@ -175,27 +175,6 @@ class ContinualFusion(Callback):
             self.skipped_steps = resumed["skipped_steps"]
             self._broken_in_a_row = resumed["broken_in_a_row"]
         self._learner = learner
-
-    def _require_as_fused(self, parameters: Parameters) -> None:
-        now = _norms(parameters)
-        if not bool(torch.isfinite(now).all()):
-            name = list(parameters)[int((~torch.isfinite(now)).nonzero()[0])]
-            raise UserError(
-                f"Expected finite weights at the start of the task, got others in {name}: load "
-                "weights of before they diverged."
-            )
-        then = self._norms
-        if then is None or len(then) != len(now):
-            return  # the first task; or other units, which fusion tells
-        differing = ((now - then).abs() > SAME_NORM * then).nonzero()
-        if len(differing):
-            name = list(parameters)[int(differing[0])]
-            raise UserError(
-                f"Expected the weights that the last task's fusion left, but {len(differing)} of "
-                f"{len(now)} tensors differ ({name}): load the model as it was saved after "
-                "trainer.fit, or go on with an interrupted fit by ckpt_path; checkpoints written "
-                "within a fit are not fused."
-            )
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -233,15 +212,6 @@ class ContinualFusion(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Identify, then fuse."""
-        self._finish()
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fuse what a checkpoint of the very last step left: Lightning has no step to take."""
-        if self._resumed is not None:
-            self._begin(pl_module, the_optimizer(trainer))
-            self._finish()
-
-    def _finish(self) -> None:
         assert self._learner is not None
         if self.identification.tracker.num_steps == 0:
             raise UserError(
@@ -251,13 +221,26 @@ class ContinualFusion(Callback):
         parameters = self._learner.trainable_parameters
         self.fusion.identify(self._learner)
         self.fusion.fuse(parameters)
-        self._norms = _norms(parameters)
+        self._left = samples_of(parameters)
+        self._has_learnt = True
         self.identification.begin_task()  # releases the averages
         self._learner = None
         if self.skipped_steps:
             warnings.warn(
                 f"{self.skipped_steps} optimizer steps of the task were skipped, their gradient "
                 "was not finite.",
+                stacklevel=2,
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fuse what a checkpoint of the very last step left: Lightning has no step to take."""
+        if self._resumed is not None:
+            self.on_train_start(trainer, pl_module)
+            self.on_train_end(trainer, pl_module)
+        if not self._has_learnt:
+            warnings.warn(
+                "The fit ended without a step: no task was learnt and nothing was fused; look at "
+                "max_epochs, max_steps and limit_train_batches.",
                 stacklevel=2,
             )
 
@@ -271,7 +254,7 @@ class ContinualFusion(Callback):
                 "skipped_steps": self.skipped_steps,
                 "broken_in_a_row": self._broken_in_a_row,
             }
-        return {"fusion": self.fusion.state_dict(), "norms": self._norms, "task": task}
+        return {"fusion": self.fusion.state_dict(), "left": self._left, "task": task}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave.
@@ -282,23 +265,26 @@ class ContinualFusion(Callback):
         if self._stage not in (None, "fit"):
             return
         self.fusion.load_state_dict(state_dict["fusion"])
-        self._norms = state_dict["norms"]
+        self._left = state_dict["left"]
         self._resumed = state_dict["task"]
         self._learner = None
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the importance of all tasks so far, whole or not at all; all ranks must call.
 
+        Args:
+            folder: new, empty, or what an earlier ``save`` wrote, which is replaced.
+
         Raises:
-            UserError: no task has ended yet, or one is under way.
+            UserError: no task has ended yet, or one is under way; the folder holds something else.
             OSError: the disk is full, or cannot be written.
         """
-        if self._norms is None or self._learner is not None or self._resumed is not None:
+        if self._left is None or self._learner is not None or self._resumed is not None:
             raise UserError(
                 "Expected a task that has ended, got none or one that is under way: call save "
                 "after trainer.fit has returned."
             )
-        ranks.on_first(lambda: save_state(Path(folder), self.state_dict()))
+        ranks.on_first(lambda: save_state(own_folder(folder, KEYS), self.state_dict()))
 
     def load(self, folder: str | os.PathLike[str]) -> None:
         """Go on after the tasks that :meth:`save` wrote; the model's weights you load yourself.
@@ -307,20 +293,12 @@ class ContinualFusion(Callback):
             UserError: missing or damaged, or something else.
         """
         state = load_state(Path(folder))
-        if state.keys() != {"fusion", "norms", "task"}:
+        if state.keys() != KEYS:
             raise UserError(
                 f"Expected a folder that ContinualFusion.save wrote, got another in {folder}: name "
                 "the right one."
             )
         self.load_state_dict(state)
-
-
-def _norms(parameters: Parameters) -> Tensor:
-    """The norm of each tensor, (P,), float32 on the CPU."""
-    norms = [
-        torch.linalg.vector_norm(p.detach(), dtype=torch.float32).cpu() for p in parameters.values()
-    ]
-    return torch.stack(norms)
 
 
 def _other_weights(since: str, before: Any, now: Any) -> str:

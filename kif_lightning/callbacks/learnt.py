@@ -36,8 +36,8 @@ def the_optimizer(trainer: Trainer) -> Optimizer:
     optimizer = trainer.optimizers[0]
     if isinstance(optimizer, LBFGS):
         raise UserError(
-            f"Expected an optimizer that takes one gradient a step, got {type(optimizer).__name__}, "
-            "which tries several and would have each counted as a step: use AdamW or SGD."
+            "Expected an optimizer that takes one gradient a step, got LBFGS, which "
+            "tries several and would have each counted as a step: use AdamW or SGD."
         )
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -66,7 +66,8 @@ def require_whole_weights(trainer: Trainer) -> None:
 
 def require_averaging_before(trainer: Trainer, callback: Callback) -> None:
     """Raise UserError if a callback that averages weights would overwrite what this one leaves."""
-    behind = trainer.callbacks[trainer.callbacks.index(callback) + 1 :]
+    all_of_them: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    behind = all_of_them[all_of_them.index(callback) + 1 :]
     for other in behind:
         if isinstance(other, _AVERAGING):
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from lightning.pytorch.strategies import (
     FSDPStrategy,
     ModelParallelStrategy,
 )
+from torch import nn
 
 from kif_lightning.callbacks import ContinualFusion
 from kif_lightning.callbacks.learnt import require_whole_weights, the_optimizer
@@ -29,7 +31,6 @@ from kif_lightning.errors import UserError
 from kif_lightning.kif import MeanRule
 from kif_lightning.storage import save_state
 from tests.helpers.foreign import ForeignModule, fit, rows
-
 
 AVERAGING = [
     partial(StochasticWeightAveraging, swa_lrs=0.1, swa_epoch_start=1),
@@ -120,9 +121,41 @@ def test_weights_that_the_last_fusion_did_not_leave() -> None:
     callback = learnt_once(module)
     with pytest.raises(UserError, match=r"2 of 2 tensors differ \(model\.query\.lora_A\.weight\)"):
         fit(ForeignModule(), rows(1), [callback])
-    # As another library may save them.
+
+
+def test_weights_of_a_checkpoint_within_the_fit(tmp_path: Path) -> None:
+    """Even where every tensor is as long as after the fit."""
+
+    class Slow(ForeignModule):
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=3e-4)
+
+    callback, module = ContinualFusion(), Slow(adapted=False)
+    keep = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    fit(module, rows(0), [callback, keep], epochs=3)
+    within = Slow(adapted=False)
+    within.load_state_dict(torch.load(tmp_path / "epoch=0.ckpt")["state_dict"])
+    for name, weight in module.weights().items():
+        assert abs(within.weights()[name].norm() / weight.norm() - 1) < 1e-3
+    with pytest.raises(UserError, match=r"of 4 tensors differ .*within a fit are not fused"):
+        fit(within, rows(1), [callback])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounded_weights_are_the_same(dtype: torch.dtype) -> None:
+    """As another library may save them."""
+
+    class Scaled(ForeignModule):
+        def __init__(self) -> None:
+            super().__init__(adapted=False)
+            # Each between two numbers of bfloat16, and one too small for float16.
+            self.scale = nn.Parameter(torch.tensor(1 + 2**-8 + 2**-12))
+            self.unused = nn.Parameter(torch.tensor([1e-8, -1 - 2**-8 - 2**-12]))
+
+    callback, module = ContinualFusion(), Scaled()
+    fit(module, rows(0), [callback], epochs=1)
     for parameter in module.parameters():
-        parameter.data = parameter.data.bfloat16().float()
+        parameter.data = parameter.data.to(dtype).float()
     fit(module, rows(1), [callback], epochs=1)
 
 
@@ -151,6 +184,18 @@ def test_no_step_at_all() -> None:
 
     with pytest.raises(UserError, match="at least one optimizer step"):
         fit(Nothing(), rows(0), [ContinualFusion()])
+
+
+def test_a_fit_without_a_step_is_told() -> None:
+    callback = ContinualFusion()
+    with pytest.warns(UserWarning, match="no task was learnt and nothing was fused"):
+        fit(ForeignModule(), rows(0), [callback], epochs=0)
+    assert callback.boundary is None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The fit ended without a step")
+        fit(ForeignModule(), rows(0), [callback], epochs=1)
+    with pytest.warns(UserWarning, match="no task was learnt"):
+        fit(ForeignModule(), rows(0), [callback], epochs=0)
 
 
 def test_a_checkpoint_that_was_not_tracked(tmp_path: Path) -> None:
@@ -198,6 +243,36 @@ def test_saving_and_loading(tmp_path: Path) -> None:
     save_state(tmp_path / "other", {"fusion": {}})
     with pytest.raises(UserError, match=r"ContinualFusion\.save wrote, got another"):
         callback.load(tmp_path / "other")
+
+
+def test_saving_takes_no_others_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ForeignModule()
+    callback = learnt_once(module)
+    other = tmp_path / "run"
+    save_state(other / "state", {"fusion": {}})
+    (other / "best.ckpt").write_text("weights")
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for taken in (other, other / "best.ckpt", other / "state"):
+        with pytest.raises(UserError, match="which holds other things, is a file"):
+            callback.save(taken)
+    monkeypatch.chdir(tmp_path / "empty")
+    for working in (".", tmp_path / "empty"):
+        with pytest.raises(UserError, match="the working folder: name another"):
+            callback.save(working)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (other / "best.ckpt").read_text() == "weights"
+
+    callback.save("inner/../../new")
+    monkeypatch.chdir(tmp_path)
+    callback.save("empty")
+    fit(module, rows(1), [callback], epochs=1)
+    callback.save("empty")
+    again = ContinualFusion()
+    again.load("empty")
+    assert again.state_dict()["fusion"]["unit_ids"] == callback.state_dict()["fusion"]["unit_ids"]
+    accumulated = callback.state_dict()["fusion"]["accumulated"]
+    assert torch.equal(again.state_dict()["fusion"]["accumulated"], accumulated)
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])
