@@ -305,7 +305,7 @@ class ContinualDataModule(LightningDataModule):
         spans the border; the rows of a task end alike.
         """
         if task.name not in self._label_ids:
-            prompt = task.train[0].input if task.at_hand else ""
+            prompt = task.train[0].input if task.labels and task.at_hand else ""
             rows = [Row(id="", input=prompt, output=name) for name in task.labels]
             self._label_ids[task.name] = [e.answer_ids for e in self.backbone.encode_rows(rows)]
         return self._label_ids[task.name]
