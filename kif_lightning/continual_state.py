@@ -164,7 +164,7 @@ def read_state(folder: Path) -> ContinualState:
         raise _damaged(folder)
     memory = load_state(folder / MEMORY)["rows"] if MEMORY in found else None
     return ContinualState(
-        config=record["config"],
+        config=_without_place(record["config"]),
         tasks=tuple(
             PastTask(**{**task, "labels": tuple(task["labels"])}) for task in record["tasks"]
         ),
@@ -243,9 +243,13 @@ def _record(state: ContinualState) -> dict[str, Any]:
         "keeps_memory": state.keeps_memory,
         "tasks": [dict(vars(task)) for task in state.tasks],
         "protocols": list(state.protocols),
-        # Where the base model lies is no business of other machines.
-        "config": {**state.config, "backbone": {**state.config["backbone"], "path": None}},
+        "config": _without_place(state.config),
     }
+
+
+def _without_place(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the base model lies is no business of other machines, nor is it theirs to say."""
+    return {**config, "backbone": {**config.get("backbone", {}), "path": None}}
 
 
 def _digest(record: Mapping[str, Any]) -> str:

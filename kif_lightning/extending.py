@@ -19,6 +19,7 @@ from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
 from kif_lightning.paths import conf_dir, option_names
 from kif_lightning.reporting.console import RunConsole
+from kif_lightning.state_settings import TAKEN, settings_of
 from kif_lightning.storage import flat
 
 GROUPS = ("benchmark", "logger", "trainer")
@@ -30,6 +31,8 @@ WHOLE = (
     *("probe", "experiment", "sweep", "continue_from"),
 )
 """Keys that cannot be taken whole."""
+OF_MACHINE = ("accelerator", "devices", "num_nodes", "strategy")
+"""Keys of the trainer that a state does not pass on: where it is extended, they may be others."""
 EXPERIMENT = "extended"
 
 
@@ -84,7 +87,11 @@ def extend(
 
 
 def config_of(
-    state: ContinualState, overrides: Sequence[str] = (), *, tasks: Path | None = None
+    state: ContinualState,
+    overrides: Sequence[str] = (),
+    *,
+    tasks: Path | None = None,
+    built: Sequence[str] = TAKEN,
 ) -> DictConfig:
     """The state's settings as a run's config, with what is given otherwise.
 
@@ -92,11 +99,13 @@ def config_of(
         state: whose settings count.
         overrides: ``key=value``.
         tasks: where those to learn are, see :func:`extend`.
+        built: dotted keys of which parts will be made.
 
     Raises:
         UserError: a setting there is not, one that belongs to the state, a base model that lies in
-            a folder which is not given.
+            a folder which is not given, code that the state must not run.
     """
+    settings = settings_of(state, overrides, built=built)
     given = [_key(text) for text in overrides]
     benchmark, place = _data(tasks)
     _check_keys(state, overrides)
@@ -107,15 +116,24 @@ def config_of(
     others = [text for text in overrides if text not in composed]
     yamls = _yamls(state, [*benchmark, *composed])
     groups = {name: yamls[name] for name in GROUPS if name in given or name in FRESH}
-    evaluation = {**yamls["evaluation"], **state.config["evaluation"], "untrained": False}
-    own = {"evaluation": evaluation, "experiment_name": EXPERIMENT, "probe": yamls["probe"]}
-    config = OmegaConf.create({**yamls, **state.config, **own, **groups})
+    own = {
+        "evaluation": {**yamls["evaluation"], **settings["evaluation"], "untrained": False},
+        "trainer": _on_this_machine(settings["trainer"], yamls["trainer"]),
+        "experiment_name": EXPERIMENT,
+    }
+    config = OmegaConf.create({**yamls, **settings, **own, **groups})
     OmegaConf.set_struct(config, True)
     for text in others:
         _set(config, text)
-    _follow(config, state.config, yamls, [_key(text) for text in others])
+    _follow(config, settings, yamls, [_key(text) for text in others])
     config.benchmark.update(place)
     return config
+
+
+def _on_this_machine(before: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's settings, but for what the machine has: that is not the state's to say."""
+    kept = {key: value for key, value in before.items() if key not in OF_MACHINE}
+    return {**kept, **{key: here[key] for key in OF_MACHINE if key in here}}
 
 
 def _yamls(state: ContinualState, overrides: Sequence[str]) -> dict[str, Any]:

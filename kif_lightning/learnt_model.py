@@ -23,6 +23,9 @@ from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
 from kif_lightning.predicting.answers import Answers, cut_prompts, require_prompt
 
+BUILT = ("backbone", "method.adapter")
+"""Of a state's settings, those of which parts are made here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearntModel:
@@ -204,7 +207,7 @@ def learnt_model(
 ) -> LearntModel:
     """The model of a state that was read from ``place``; see :func:`load`."""
     where = _device(device)
-    config = config_of(state, overrides)
+    config = config_of(state, overrides, built=BUILT)
     backbone, adapter = build_learner(config)
     backbone.require_available()
     base = backbone.load_model()

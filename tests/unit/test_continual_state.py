@@ -6,15 +6,11 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from kif_lightning.continual_state import (
     STATE,
-    ContinualState,
-    PastTask,
     digest_of,
     is_state,
     memory_note,
@@ -23,53 +19,13 @@ from kif_lightning.continual_state import (
 )
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import RowsElsewhere
-from tests.helpers.states import content, differences
+from tests.helpers.states import content, differences, past, state
 
 FILES = (
     STATE,
     *(f"{part}/{name}" for part in ("parts", "memory")
       for name in ("contents.json", "state.json", "tensors.safetensors")),
 )  # fmt: skip
-
-
-def past(name: str, **scores: float) -> PastTask:
-    return PastTask(
-        name=name,
-        kind="classification",
-        metric="exact_match",
-        labels=("good", "bäd"),
-        sha256={"train": "1", "test": "2"},
-        train_rows=16,
-        test_rows=6,
-        test_sha256="3",
-        decode="generate",
-        max_new_tokens=3,
-        data={"source": "test"},
-        stand_in=False,
-        phase={"name": name, "seconds": {"train": 1.5}},
-        scores={key.removeprefix("on_"): value for key, value in scores.items()},
-    )
-
-
-def state(seed: int = 0, **changes: Any) -> ContinualState:
-    draw = torch.Generator().manual_seed(seed)
-    weights = {f"layer{i}.lora_A": torch.randn(3, 4, generator=draw) for i in range(2)}
-    made = ContinualState(
-        config={"seed": 1, "method": {"name": "on"}},
-        tasks=(past("colour", on_0=50.0), past("shape", on_1=75.0)),
-        protocols=({"seed": 1},),
-        stand_ins=("stand-in data",),
-        parts={
-            "base": {"sha256": "4", "weights": 9},
-            "adapter": weights,
-            "boundary": {"fusion": {"unit_ids": ["a/rank:0"], "accumulated": torch.ones(1)}},
-            "penalties": {"numbers": {0: float("inf"), 1: None}},
-        },
-        memory={"colour": [{"id": "7", "input": "sécret words", "output": "good"}]},
-        keeps_memory=True,
-        parent="5",
-    )
-    return replace(made, **changes)
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -14,10 +14,9 @@ import pytest
 from kif_lightning.continuing import continued, rows_digest
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
-from tests.helpers.states import Workshop, content
+from tests.helpers.states import Workshop, content, past, state
 from tests.helpers.streams import ToyBenchmark, toy_task
 from tests.helpers.tiny import save_tiny_t5
-from tests.unit.test_continual_state import past, state
 
 MEMORY = ("method=kif_m", "method.memory.share=0.3")
 

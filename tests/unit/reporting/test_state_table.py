@@ -13,7 +13,7 @@ from rich.console import Console
 from kif_lightning.continual_state import write_state
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.state_table import show_state
-from tests.unit.test_continual_state import past, state
+from tests.helpers.states import past, state
 
 PROTOCOL = {"kif_lightning": "0.1.0", "device": "cpu"}
 
