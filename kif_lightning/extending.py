@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kif_lightning import launch
-from kif_lightning.benchmarks.folder import task_names
-from kif_lightning.continual_state import ContinualState, read_state
+from kif_lightning import launch, ranks
+from kif_lightning.benchmarks.folder import DEFAULT_TASK, task_names
+from kif_lightning.checkup import open_tasks
+from kif_lightning.continual_state import ContinualState, read_state, require_new
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
 from kif_lightning.paths import conf_dir, option_names
@@ -65,8 +67,7 @@ def extend(
         UserError: no state, a state that does not fit, nothing new to learn, bad data or settings.
         SystemExit: it was asked to stop; the same call goes on.
     """
-    if to.exists():
-        raise UserError(f"--to must be a new folder, got {to}, which exists: name another one.")
+    require_new(to)
     if (tasks is None) != any(_key(text) == "benchmark" for text in overrides):
         raise UserError(
             "Expected the tasks to learn in one way: a yaml of own tasks, or a folder of "
@@ -81,9 +82,16 @@ def extend(
         )
     config = config_of(before, overrides, tasks=tasks)
     config.continue_from = str(state)
+    if before.keeps_memory and not with_memory:
+        console.say(
+            "Without --with-memory the new state will hold none of the rows of past tasks that the "
+            "method keeps: it can answer and be exported, but learn no more tasks."
+        )
+    del before  # the run reads it anew: its tensors are not to be in memory twice
     if launch.run_cell(config, console).results is None:
         return None
-    return pack(launch.run_path(config), to, with_memory=with_memory)
+    ranks.on_first(lambda: pack(launch.run_path(config), to, with_memory=with_memory))
+    return to
 
 
 def config_of(
@@ -127,7 +135,21 @@ def config_of(
         _set(config, text)
     _follow(config, settings, yamls, [_key(text) for text in others])
     config.benchmark.update(place)
+    if "data_dir" in place:
+        _require_described(Path(place["data_dir"]), config.benchmark.order)
     return config
+
+
+def _require_described(folder: Path, order: str | Sequence[str]) -> None:
+    """Free texts would count as labels, all of which a state holds."""
+    wanted = [name for name in task_names(folder) if isinstance(order, str) or name in order]
+    found = open_tasks(folder, wanted)
+    if found:
+        told = json.dumps({"tasks": dict.fromkeys(found, DEFAULT_TASK)})
+        raise UserError(
+            f"Nothing says what task {', '.join(found)} of {folder} is, and its answers are too "
+            f"many or too long for labels: describe it in {folder / 'manifest.json'}, as {told}."
+        )
 
 
 def _on_this_machine(before: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kif_lightning.assembly import build_learner
-from kif_lightning.backbones.fingerprint import weights_fingerprint
+from kif_lightning.backbones.fingerprint import require_same_base, weights_fingerprint
 from kif_lightning.continual_state import ContinualState
 from kif_lightning.errors import UserError, nearest_names, require_choice, require_count
 from kif_lightning.extending import config_of
@@ -211,11 +211,12 @@ def learnt_model(
     backbone, adapter = build_learner(config)
     backbone.require_available()
     base = backbone.load_model()
-    if weights_fingerprint(base) != state.parts["base"]:
-        raise UserError(
-            f"The state in {place} was learnt on other base weights than those of backbone "
-            f"{backbone.name} here: give the same model (backbone.path=FOLDER)."
-        )
+    require_same_base(
+        state.parts["base"],
+        weights_fingerprint(base),
+        what=f"the state in {place}",
+        mend="give the same model (backbone.path=FOLDER, backbone.dtype)",
+    )
     model = adapter.attach(base, backbone)
     adapter.load_state_dict(model, state.parts["adapter"])
     # Packed weights were loaded where they compute, and may not move.

@@ -227,9 +227,11 @@ def test_stand_ins_are_never_forgotten(workshop: Workshop, plain: Path) -> None:
     assert [task.stand_in for task in found.tasks] == [True, False]
     assert "on stand-in data" in said
     held = "held-out rows of train, not test"
-    write_state(replace(state, stand_ins=(held,)), workshop.folder / "held")
+    # The model is a copy in a folder, of which nothing but the state tells what it stands for.
+    told = ("stand-in model", held)
+    write_state(replace(state, stand_ins=told), workshop.folder / "held")
     workshop.extend(workshop.folder / "held", "held_on", ["shape"])
-    assert read_state(workshop.folder / "held_on").stand_ins == (held,)
+    assert read_state(workshop.folder / "held_on").stand_ins == told
 
 
 def test_the_order_given_counts_and_a_plan_writes_nothing(workshop: Workshop, plain: Path) -> None:
@@ -267,6 +269,22 @@ def test_the_command_says_what_is_wrong(
     assert done.exit_code == 2
     assert told in " ".join(done.output.split())
     assert content(workshop.folder) == before
+
+
+def test_free_texts_are_not_taken_for_labels(workshop: Workshop, plain: Path) -> None:
+    """A state holds all labels: a folder that says nothing of such a task is refused."""
+    texts = [f"so we wrote them {i}" for i in range(12)]
+    data = save_toy_tasks(workshop.folder / "letters", ("notes",), train=12, test=3, labels=texts)
+    save_toy_tasks(data, ("size",), train=12, test=3)
+    given = [str(plain), str(data), f"backbone.path={workshop.model}", "plan=true"]
+    words = ["extend", *given, "report=false", "--to", str(workshop.folder / "refused")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "Nothing says what task notes of" in done.output
+    assert CliRunner().invoke(app, [*words, "benchmark.order=[size]"]).exit_code == 0
+    (data / "manifest.json").write_text(done.output.partition(", as ")[2].strip().rstrip("."))
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
 
 
 def test_memory_is_told_of_when_a_state_is_written(workshop: Workshop) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kif_lightning import continual_state
 from kif_lightning.continual_state import (
     STATE,
     digest_of,
     is_state,
     memory_note,
+    past_task,
     read_state,
     write_state,
 )
@@ -78,6 +82,39 @@ def test_no_memory_to_write(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave --with-memory out"):
         write_state(state(memory=None), tmp_path / "s", with_memory=True)
     assert not (tmp_path / "s").exists()
+
+
+def test_where_no_state_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file" / "s", tmp_path / "file" / "deep" / "s"):
+        with pytest.raises(UserError, match=r"cannot be written to .*file is no folder"):
+            write_state(state(), folder)
+    with pytest.raises(UserError, match="cannot be written to"):
+        write_state(state(), tmp_path / ("long" * 100))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="never written over another"):
+        write_state(state(), Path("."))
+    with monkeypatch.context() as patch:
+        patch.setattr(continual_state.os, "access", lambda *_: False)
+        with pytest.raises(UserError, match="nothing may be written to"):
+            write_state(state(), tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(continual_state, "save_state", _fails)
+        with pytest.raises(UserError, match=r"cannot be written to .*s \(No space left"):
+            write_state(state(), tmp_path / "s")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _fails(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left")
+
+
+def test_keys_of_a_task_that_are_not_known_or_not_there(tmp_path: Path) -> None:
+    record = {**vars(past("colour")), "labels": ["good"], "of_a_later_program": 1}
+    assert past_task(record) == replace(past("colour"), labels=("good",))
+    del record["decode"], record["metric"]
+    with pytest.raises(UserError, match="Task colour of the state lacks metric, decode"):
+        past_task(record)
 
 
 @pytest.mark.parametrize("there", ["file", "folder"])

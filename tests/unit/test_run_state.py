@@ -283,6 +283,7 @@ def test_what_a_killed_write_left_is_in_nobodys_way(tmp_path: Path) -> None:
         leftover = folder.path / "predictions" / ".0123.tmp"
         (folder.path / "predictions").mkdir(parents=True, exist_ok=True)
         (folder.path / ".4567.tmp").write_text("half")
+        (folder.path / ".89.tmp" / ".ab.tmp").mkdir(parents=True, exist_ok=True)
         if (folder.path / "config.yaml").is_file():
             leftover.write_text("half")
         else:

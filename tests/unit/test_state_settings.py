@@ -53,9 +53,7 @@ def test_code_of_others_is_not_run(key: str) -> None:
 
 
 def test_code_in_a_list() -> None:
-    with pytest.raises(
-        UserError, match=r"would run os\.system .*rehearsal\.0\._target_"
-    ):
+    with pytest.raises(UserError, match=r"would run os\.system .*rehearsal\.0\._target_"):
         settings_of(made(method__rehearsal=[{"_target_": "os.system"}]))
 
 
@@ -68,7 +66,7 @@ def test_where_a_part_is_not_made_its_code_need_not_be_said() -> None:
 
 
 def test_every_part_of_the_package_is_taken() -> None:
-    for method in ("kif_m", "o_lora", "prog_prompt", "kif_matrix", "kif_official", "lfpt5"):
+    for method in ("kif_m", "prog_prompt"):
         own = run_settings(composed(f"method={method}"))
         assert settings_of(state(config=own, protocols=({"method": method},)))
 
