@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import kif_lightning.run_state
+from kif_lightning import ranks
 from kif_lightning.errors import UserError
 from kif_lightning.run_state import Resumed, RunFolder, RunState
 from kif_lightning.storage import flat, save_state
@@ -275,6 +277,27 @@ def test_a_finished_run_of_other_data_is_told(folder: RunFolder) -> None:
 def test_flat() -> None:
     nested = {"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], 3: "x"}
     assert flat(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "3": "x"}
+
+
+def test_all_processes_wait_where_one_writes_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that see the file already: the others would wait for them for ever."""
+    folder, waited, made = RunFolder(tmp_path / "run"), [], []
+
+    def on_first(write: Callable[[], object]) -> None:
+        waited.append(1)
+        write()
+
+    def record() -> dict[str, Any]:
+        made.append(1)
+        return {"tasks": []}
+
+    monkeypatch.setattr(ranks, "on_first", on_first)
+    folder.keep_stream(record)
+    folder.keep_stream(record)
+    assert (len(waited), len(made)) == (2, 1)
+    assert folder.stream() == {"tasks": []}
 
 
 def test_what_a_killed_write_left_is_in_nobodys_way(tmp_path: Path) -> None:
