@@ -313,6 +313,7 @@ def test_what_a_killed_write_left_is_in_nobodys_way(tmp_path: Path) -> None:
             (folder.path / "predictions").rmdir()
         folder.open(SETTINGS, rerun=False)
     assert list(content(folder.path)) == ["config.yaml"]
+    assert [path.name for path in folder.path.rglob(".*")] == []
 
 
 def test_a_damaged_task_state_under_checkpoints_is_made_good_by_the_task_before(
