@@ -96,9 +96,13 @@ class Parts:
 
     @property
     def stand_in_parts(self) -> list[str]:
-        """Which parts only stand for real ones."""
-        kinds = {"data": self.benchmark.stand_in, "model": self.backbone.stand_in}
-        return [f"stand-in {kind}" for kind, stands_in in kinds.items() if stands_in]
+        """Which parts only stand for real ones, or did before: a copy of a model knows no more."""
+        before = self.origin.stand_ins if self.origin else ()
+        now = {
+            "stand-in data": self.benchmark.stand_in,
+            "stand-in model": self.backbone.stand_in,
+        }
+        return [told for told, stands_in in now.items() if stands_in or told in before]
 
     @property
     def stand_ins(self) -> list[str]:

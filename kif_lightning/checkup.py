@@ -160,6 +160,21 @@ def _read_tasks(path: Path, kind: str | None) -> Described:
     return Described(tasks, undescribed)
 
 
+def open_tasks(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of a folder's tasks that no manifest describes and whose answers look like free texts.
+
+    Raises:
+        UserError: a row may not be read.
+    """
+    described = read_manifest(folder)
+    return [
+        name
+        for name in names
+        if name not in described
+        and _as_kind(read_task(folder / name, DEFAULT_TASK), None).kind == "generation"
+    ]
+
+
 def _as_kind(task: SourceTask, kind: str | None) -> SourceTask:
     """The task as what it is said to be, or looks like."""
     rows = task.splits["train"].rows

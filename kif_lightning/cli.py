@@ -163,9 +163,10 @@ def extend(
 ) -> None:
     """Learn new tasks from where a state stands; the old one stays, a new one is written."""
     from kif_lightning.extending import extend as extend_state
-    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.launch import new_console
+    from kif_lightning.ranks import is_first
 
-    console = RunConsole()
+    console = new_console()
     given = settings or []
     # A path may hold an equals sign, too.
     tasks = [Path(text) for text in given if "=" not in text or Path(text).exists()]
@@ -182,7 +183,7 @@ def extend(
             with_memory=with_memory,
             console=console,
         )
-        if written is not None:
+        if written is not None and is_first():
             _tell_state(written, console)
 
 

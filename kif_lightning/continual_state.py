@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,22 @@ class PastTask:
         )
 
 
+def past_task(record: Mapping[str, Any]) -> PastTask:
+    """A task as it was written, without keys of later programs.
+
+    Raises:
+        UserError: a key is missing.
+    """
+    known = [each.name for each in fields(PastTask)]
+    missing = [name for name in known if name not in record]
+    if missing:
+        raise UserError(
+            f"Task {record.get('name')} of the state lacks {', '.join(missing)}: take another copy."
+        )
+    values = {name: record[name] for name in known}
+    return PastTask(**{**values, "labels": tuple(values["labels"])})
+
+
 @dataclass(frozen=True, kw_only=True)
 class ContinualState:
     """What was learnt so far, and how.
@@ -103,6 +120,11 @@ class ContinualState:
     """sha256 of what was written; empty: not written yet."""
 
     @property
+    def num_memory_rows(self) -> int:
+        """Rows of past tasks, of all tasks together."""
+        return sum(len(rows) for rows in (self.memory or {}).values())
+
+    @property
     def score_matrix(self) -> list[list[float | None]]:
         """Percent on task j after task i, None where it was not evaluated."""
         matrix: list[list[float | None]] = [[None] * len(self.tasks) for _ in self.tasks]
@@ -117,31 +139,55 @@ def write_state(state: ContinualState, folder: Path, *, with_memory: bool = Fals
 
     Args:
         state: the state.
-        folder: must not exist, or be empty.
+        folder: a new one.
         with_memory: also write rows of past tasks, if the method keeps some.
 
     Raises:
-        UserError: the folder holds something; memory is asked for, but there is none.
+        UserError: the folder exists or cannot be written; memory is asked for, but there is none.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(
-            f"A state is never written over another: expected a new folder, got {folder}, which "
-            "exists; name another one."
-        )
+    require_new(folder)
     if with_memory and not state.memory:
         raise UserError("There are no rows of past tasks to write: leave --with-memory out.")
-    with replacing_folder(folder) as temporary:
-        save_state(temporary / PARTS, state.parts)
-        if with_memory:
-            save_state(temporary / MEMORY, {"rows": state.memory})
-        record = _record(state)
-        record["memory_rows"] = _num_rows(state.memory) if with_memory else 0
-        record["contents"] = {
-            name: read_json(temporary / name / CONTENTS)
-            for name in (PARTS, *([MEMORY] if with_memory else []))
-        }
-        record["digest"] = _digest(record)
-        write_json(temporary / STATE, record)
+    try:
+        with replacing_folder(folder) as temporary:
+            return _write(state, temporary, with_memory=with_memory)
+    except OSError as error:
+        raise _unwritable(folder, error.strerror or str(error)) from error
+
+
+def require_new(folder: Path) -> None:
+    """Raise UserError unless a state can be written there, as far as that is known beforehand."""
+    try:
+        if folder.exists():
+            raise UserError(
+                f"A state is never written over another: --to must be a new folder, got {folder}, "
+                "which exists; name another one."
+            )
+        nearest = next(place for place in folder.absolute().parents if place.exists())
+    except OSError as error:
+        raise _unwritable(folder, error.strerror or str(error)) from error
+    if not nearest.is_dir():
+        raise _unwritable(folder, f"{nearest} is no folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise _unwritable(folder, f"nothing may be written to {nearest}")
+
+
+def _unwritable(folder: Path, why: str) -> UserError:
+    return UserError(f"The state cannot be written to {folder} ({why}): name another folder.")
+
+
+def _write(state: ContinualState, folder: Path, *, with_memory: bool) -> str:
+    save_state(folder / PARTS, state.parts)
+    if with_memory:
+        save_state(folder / MEMORY, {"rows": state.memory})
+    record = _record(state)
+    record["memory_rows"] = state.num_memory_rows if with_memory else 0
+    record["contents"] = {
+        name: read_json(folder / name / CONTENTS)
+        for name in (PARTS, *([MEMORY] if with_memory else []))
+    }
+    record["digest"] = _digest(record)
+    write_json(folder / STATE, record)
     return str(record["digest"])
 
 
@@ -164,10 +210,8 @@ def read_state(folder: Path) -> ContinualState:
         raise _damaged(folder)
     memory = load_state(folder / MEMORY)["rows"] if MEMORY in found else None
     return ContinualState(
-        config=record["config"],
-        tasks=tuple(
-            PastTask(**{**task, "labels": tuple(task["labels"])}) for task in record["tasks"]
-        ),
+        config=_without_place(record["config"]),
+        tasks=tuple(past_task(task) for task in record["tasks"]),
         protocols=tuple(record["protocols"]),
         stand_ins=tuple(record["stand_ins"]),
         parts=load_state(folder / PARTS),
@@ -243,14 +287,14 @@ def _record(state: ContinualState) -> dict[str, Any]:
         "keeps_memory": state.keeps_memory,
         "tasks": [dict(vars(task)) for task in state.tasks],
         "protocols": list(state.protocols),
-        # Where the base model lies is no business of other machines.
-        "config": {**state.config, "backbone": {**state.config["backbone"], "path": None}},
+        "config": _without_place(state.config),
     }
+
+
+def _without_place(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the base model lies is no business of other machines, nor is it theirs to say."""
+    return {**config, "backbone": {**config.get("backbone", {}), "path": None}}
 
 
 def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _num_rows(memory: Mapping[str, Sequence[Any]] | None) -> int:
-    return sum(len(rows) for rows in (memory or {}).values())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from kif_lightning.backbones.fingerprint import base_differences
 from kif_lightning.continual_state import LAYOUT, ContinualState, PastTask
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Benchmark, ChecksState, HasLayouts, Row, Task
@@ -85,7 +86,7 @@ def require_fits(state: ContinualState, runner: StreamRunner, settings: Mapping[
         settings: the run's.
     """
     found = [
-        *_other_base(state.parts["base"], runner.base),
+        *base_differences(state.parts["base"], runner.base),
         *_other_settings(state.config, settings),
         *_other_weights(state.parts["adapter"], runner),
         *_other_slots(state.parts, runner),
@@ -108,16 +109,6 @@ def require_fits(state: ContinualState, runner: StreamRunner, settings: Mapping[
             f"The state cannot go on in this run: {'; '.join(found)}. Use the state's own settings "
             "(kif extend takes them from it), or another state."
         )
-
-
-def _other_base(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    if before == now:
-        return []
-    if before["weights"] != now["weights"]:
-        return [
-            f"its base model has {before['weights']:,} weights, the present one {now['weights']:,}"
-        ]
-    return ["its base weights have other values (another model of the same shape, or packing)"]
 
 
 def _other_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -179,6 +170,17 @@ def first_run_state(state: ContinualState, num_tasks: int, sha256: dict[str, Any
     )
 
 
+def _provenance(benchmark: Benchmark, name: str) -> dict[str, Any]:
+    """Where a task's rows came from; of what is told by the task, its own alone."""
+    names = {task.name for task in benchmark.tasks}
+    return {
+        key: {name: value[name]}
+        if isinstance(value, Mapping) and name in value and value.keys() <= names
+        else value
+        for key, value in benchmark.provenance.items()
+    }
+
+
 def _layout(layouts: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {LAYOUT: layouts[name]} if name in layouts else {}
 
@@ -207,7 +209,7 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
             test_sha256=rows_digest(task.test),
             decode=data.decode_of(task),
             max_new_tokens=data.new_tokens_cap(task),
-            data={**benchmark.provenance, **_layout(layouts, task.name)},
+            data={**_provenance(benchmark, task.name), **_layout(layouts, task.name)},
             stand_in=runner.parts.new_data_stands_in,
             protocol=protocols.index(own),
         )
@@ -219,5 +221,6 @@ def stream_record(runner: StreamRunner) -> dict[str, Any]:
         "stand_ins": parts.stand_ins,
         "keeps_memory": parts.memory is not None,
         "at_once": parts.stream.at_once,
+        "num_learnt": parts.num_learnt,
         "parent": origin.digest if origin else None,
     }

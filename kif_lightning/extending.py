@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kif_lightning import launch
-from kif_lightning.benchmarks.folder import task_names
-from kif_lightning.continual_state import ContinualState, read_state
+from kif_lightning import launch, ranks
+from kif_lightning.benchmarks.folder import DEFAULT_TASK, task_names
+from kif_lightning.checkup import open_tasks
+from kif_lightning.continual_state import ContinualState, read_state, require_new
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
 from kif_lightning.paths import conf_dir, option_names
 from kif_lightning.reporting.console import RunConsole
+from kif_lightning.state_settings import TAKEN, settings_of
 from kif_lightning.storage import flat
 
 GROUPS = ("benchmark", "logger", "trainer")
@@ -30,6 +33,8 @@ WHOLE = (
     *("probe", "experiment", "sweep", "continue_from"),
 )
 """Keys that cannot be taken whole."""
+OF_MACHINE = ("accelerator", "devices", "num_nodes", "strategy")
+"""Keys of the trainer that a state does not pass on: where it is extended, they may be others."""
 EXPERIMENT = "extended"
 
 
@@ -62,8 +67,7 @@ def extend(
         UserError: no state, a state that does not fit, nothing new to learn, bad data or settings.
         SystemExit: it was asked to stop; the same call goes on.
     """
-    if to.exists():
-        raise UserError(f"--to must be a new folder, got {to}, which exists: name another one.")
+    require_new(to)
     if (tasks is None) != any(_key(text) == "benchmark" for text in overrides):
         raise UserError(
             "Expected the tasks to learn in one way: a yaml of own tasks, or a folder of "
@@ -78,13 +82,24 @@ def extend(
         )
     config = config_of(before, overrides, tasks=tasks)
     config.continue_from = str(state)
+    if before.keeps_memory and not with_memory:
+        console.say(
+            "Without --with-memory the new state will hold none of the rows of past tasks that the "
+            "method keeps: it can answer and be exported, but learn no more tasks."
+        )
+    del before  # the run reads it anew: its tensors are not to be in memory twice
     if launch.run_cell(config, console).results is None:
         return None
-    return pack(launch.run_path(config), to, with_memory=with_memory)
+    ranks.on_first(lambda: pack(launch.run_path(config), to, with_memory=with_memory))
+    return to
 
 
 def config_of(
-    state: ContinualState, overrides: Sequence[str] = (), *, tasks: Path | None = None
+    state: ContinualState,
+    overrides: Sequence[str] = (),
+    *,
+    tasks: Path | None = None,
+    built: Sequence[str] = TAKEN,
 ) -> DictConfig:
     """The state's settings as a run's config, with what is given otherwise.
 
@@ -92,11 +107,13 @@ def config_of(
         state: whose settings count.
         overrides: ``key=value``.
         tasks: where those to learn are, see :func:`extend`.
+        built: dotted keys of which parts will be made.
 
     Raises:
         UserError: a setting there is not, one that belongs to the state, a base model that lies in
-            a folder which is not given.
+            a folder which is not given, code that the state must not run.
     """
+    settings = settings_of(state, overrides, built=built)
     given = [_key(text) for text in overrides]
     benchmark, place = _data(tasks)
     _check_keys(state, overrides)
@@ -107,15 +124,38 @@ def config_of(
     others = [text for text in overrides if text not in composed]
     yamls = _yamls(state, [*benchmark, *composed])
     groups = {name: yamls[name] for name in GROUPS if name in given or name in FRESH}
-    evaluation = {**yamls["evaluation"], **state.config["evaluation"], "untrained": False}
-    own = {"evaluation": evaluation, "experiment_name": EXPERIMENT, "probe": yamls["probe"]}
-    config = OmegaConf.create({**yamls, **state.config, **own, **groups})
+    own = {
+        "evaluation": {**yamls["evaluation"], **settings["evaluation"], "untrained": False},
+        "trainer": _on_this_machine(settings["trainer"], yamls["trainer"]),
+        "experiment_name": EXPERIMENT,
+    }
+    config = OmegaConf.create({**yamls, **settings, **own, **groups})
     OmegaConf.set_struct(config, True)
     for text in others:
         _set(config, text)
-    _follow(config, state.config, yamls, [_key(text) for text in others])
+    _follow(config, settings, yamls, [_key(text) for text in others])
     config.benchmark.update(place)
+    if "data_dir" in place:
+        _require_described(Path(place["data_dir"]), config.benchmark.order)
     return config
+
+
+def _require_described(folder: Path, order: str | Sequence[str]) -> None:
+    """Free texts would count as labels, all of which a state holds."""
+    wanted = [name for name in task_names(folder) if isinstance(order, str) or name in order]
+    found = open_tasks(folder, wanted)
+    if found:
+        told = json.dumps({"tasks": dict.fromkeys(found, DEFAULT_TASK)})
+        raise UserError(
+            f"Nothing says what task {', '.join(found)} of {folder} is, and its answers are too "
+            f"many or too long for labels: describe it in {folder / 'manifest.json'}, as {told}."
+        )
+
+
+def _on_this_machine(before: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer's settings, but for what the machine has: that is not the state's to say."""
+    kept = {key: value for key, value in before.items() if key not in OF_MACHINE}
+    return {**kept, **{key: here[key] for key in OF_MACHINE if key in here}}
 
 
 def _yamls(state: ContinualState, overrides: Sequence[str]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def launch(config: DictConfig) -> None:
 
     A run that was asked to stop, and its whole sweep, ends with ``interruption.EXIT_STATUS``.
     """
-    console = RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
+    console = new_console()
     if _is_sweep():
         done: list[Cell] = []
         run_noted(
@@ -83,6 +83,11 @@ def launch(config: DictConfig) -> None:
                 logging.getLogger(__name__).error("%s", error)
             sys.exit(2)
     gc.collect()
+
+
+def new_console() -> RunConsole:
+    """One by which only the first of several processes speaks."""
+    return RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
 
 
 def _is_sweep() -> bool:

@@ -15,13 +15,16 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from kif_lightning.assembly import build_learner
-from kif_lightning.backbones.fingerprint import weights_fingerprint
+from kif_lightning.backbones.fingerprint import require_same_base, weights_fingerprint
 from kif_lightning.continual_state import ContinualState
 from kif_lightning.errors import UserError, nearest_names, require_choice, require_count
 from kif_lightning.extending import config_of
 from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
 from kif_lightning.predicting.answers import Answers, cut_prompts, require_prompt
+
+BUILT = ("backbone", "method.adapter")
+"""Of a state's settings, those of which parts are made here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,15 +207,16 @@ def learnt_model(
 ) -> LearntModel:
     """The model of a state that was read from ``place``; see :func:`load`."""
     where = _device(device)
-    config = config_of(state, overrides)
+    config = config_of(state, overrides, built=BUILT)
     backbone, adapter = build_learner(config)
     backbone.require_available()
     base = backbone.load_model()
-    if weights_fingerprint(base) != state.parts["base"]:
-        raise UserError(
-            f"The state in {place} was learnt on other base weights than those of backbone "
-            f"{backbone.name} here: give the same model (backbone.path=FOLDER)."
-        )
+    require_same_base(
+        state.parts["base"],
+        weights_fingerprint(base),
+        what=f"the state in {place}",
+        mend="give the same model (backbone.path=FOLDER, backbone.dtype)",
+    )
     model = adapter.attach(base, backbone)
     adapter.load_state_dict(model, state.parts["adapter"])
     # Packed weights were loaded where they compute, and may not move.

@@ -11,6 +11,7 @@ from kif_lightning.continual_state import (
     ContinualState,
     PastTask,
     is_state,
+    past_task,
     read_state,
     write_state,
 )
@@ -73,9 +74,11 @@ def state_of_run(run: Path, after: str | None = None) -> ContinualState:
             "The run learnt all tasks at once: there is no state between tasks to go on from; its "
             "weights are in its adapter/."
         )
-    if reached is None or reached.next_task == 0:
+    before = stream.get("num_learnt", 0)
+    if reached is None or reached.next_task <= before:
         raise UserError(f"{run} has not finished its first task yet: there is no state to take.")
-    number = _number(after, [task["name"] for task in stream["tasks"]], reached.next_task)
+    names = [task["name"] for task in stream["tasks"][: reached.next_task]]
+    number = _number(after, names, before)
     parts = folder.parts_after(number)
     memory = parts.pop("memory")
     return ContinualState(
@@ -92,28 +95,33 @@ def state_of_run(run: Path, after: str | None = None) -> ContinualState:
 
 def _task(record: dict[str, Any], reached: RunState, index: int, number: int) -> PastTask:
     row = reached.score_matrix[index][:number]
-    return PastTask(
-        **{
+    return past_task(
+        {
             **record,
-            "labels": tuple(record["labels"]),
             "phase": {key: v for key, v in reached.phases[index].items() if key != "probe"},
             "scores": {str(j): score for j, score in enumerate(row) if score is not None},
         }
     )
 
 
-def _number(after: str | None, names: list[str], most: int) -> int:
-    """How many tasks had been learnt; ``most``: that have been."""
+def _number(after: str | None, names: list[str], before: int) -> int:
+    """How many tasks had been learnt.
+
+    Args:
+        after: number or name of a task; None: the last one.
+        names: of all that have been.
+        before: how many of them the run did not learn, as it went on from a state.
+    """
+    learnt, most = names[before:], len(names)
     if after is None:
         return most
-    learnt = names[:most]
     if after in learnt:
-        return learnt.index(after) + 1
-    if after.isdecimal() and 1 <= int(after) <= most:
+        return names.index(after) + 1
+    if after.isdecimal() and before < int(after) <= most:
         return int(after)
     raise UserError(
-        f"--after must be the number (1 to {most}) or the name of a task learnt in the run, got "
-        f"{after}: {nearest_names(after, learnt)}."
+        f"--after must be the number ({before + 1} to {most}) or the name of a task learnt in the "
+        f"run, got {after}: {nearest_names(after, learnt)}."
     )
 
 

@@ -188,9 +188,11 @@ class RunFolder:
             self._throw_away()
         if self._config.is_file():
             self._check_same(settings, OmegaConf.to_container(OmegaConf.load(self._config)))
-            for path in self.path.rglob(".*.tmp"):  # what a killed write left behind
-                if path.is_file():
-                    path.unlink()
+            for path in list(self.path.rglob(".*.tmp")):  # what a killed write left behind
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
             return
         self.require_own()
         write_text(self._config, OmegaConf.to_yaml(OmegaConf.create(settings)))
@@ -394,8 +396,12 @@ class RunFolder:
 
     def keep_stream(self, record: Callable[[], dict[str, Any]]) -> None:
         """Write, once, what a continual state needs to know of the run's tasks."""
-        if not (self._states / STREAM).is_file():
-            ranks.on_first(lambda: write_json(self._states / STREAM, record()))
+
+        def write() -> None:
+            if not (self._states / STREAM).is_file():
+                write_json(self._states / STREAM, record())
+
+        ranks.on_first(write)  # not all may see the file at the same time
 
     def stream(self) -> dict[str, Any]:
         """What :meth:`keep_stream` wrote.
@@ -423,7 +429,7 @@ class RunFolder:
             listed = ", ".join(str(int(each)) for each in kept) or "none"
             raise UserError(
                 f"{self.path} does not hold its state after task {number} any more, only after "
-                f"{listed}: a run with keep_states=true keeps all."
+                f"{listed}: a run with keep_states=true keeps those after all tasks it learns."
             )
         return load_state(folder)
 

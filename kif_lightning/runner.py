@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from kif_lightning import ranks
 from kif_lightning.assembly import Parts
-from kif_lightning.backbones.fingerprint import weights_fingerprint
+from kif_lightning.backbones.fingerprint import require_same_base, weights_fingerprint
 from kif_lightning.backbones.ranking import require_any_mask
 from kif_lightning.batches import ELSEWHERE, PASS_OVERHEAD
 from kif_lightning.boundaries import Keeping, require_kept
@@ -421,6 +421,19 @@ class StreamRunner:
 
     def _start(self) -> Path | None:
         """Take up the state to go on from; returns the checkpoint within a task, if any."""
+        training = self._take_up()
+        if self.parts.origin is not None:
+            # The model has them now: what a large state holds is not to be in memory twice.
+            self.parts.origin = replace(self.parts.origin, parts={}, memory=None)
+        if self.options.evaluate_untrained and self.state.untrained is None:
+            scores = self.evaluate(range(len(self.tasks)), "untrained")
+            self.state.untrained = [scores[i] for i in range(len(self.tasks))]
+            self.state.evaluated = {}
+            self.folder.save(self.state)
+        probe_untrained(self)
+        return training
+
+    def _take_up(self) -> Path | None:
         resumed = self.folder.load(self.options.resume)
         sha256 = {task.name: dict(task.sha256) for task in self.tasks}
         sha256 |= self.parts.probe.data_sha256 if self.parts.probe else {}
@@ -443,12 +456,6 @@ class StreamRunner:
             self.module.logged_steps = self.state.logged_steps
             reached = self.state.reached(training.name if training else None)
             self.console.say(f"Resuming after {reached}.")
-        if self.options.evaluate_untrained and self.state.untrained is None:
-            scores = self.evaluate(range(len(self.tasks)), "untrained")
-            self.state.untrained = [scores[i] for i in range(len(self.tasks))]
-            self.state.evaluated = {}
-            self.folder.save(self.state)
-        probe_untrained(self)
         return training
 
     def take_up_origin(self) -> None:
@@ -657,11 +664,13 @@ class StreamRunner:
     def _restore(self, saved: dict[str, Any]) -> None:
         parts = self.parts
         # States of before there were fingerprints have none.
-        if saved.get("base", self.base) != self.base:
-            raise UserError(
-                "The base weights are not those that the run began with: put the old model back "
-                "(backbone.path), choose another run_dir=FOLDER, or start anew with rerun=true."
-            )
+        require_same_base(
+            saved.get("base", self.base),
+            self.base,
+            what="the run as it began",
+            mend="put the old one back (backbone.path), choose another run_dir=FOLDER, or start "
+            "anew with rerun=true",
+        )
         parts.adapter.load_state_dict(self.module.model, saved["adapter"])
         for slot in ("penalties", "gradient", "boundary"):
             for name, part in getattr(parts, slot).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ def show_state(state: Any, folder: Path, console: RunConsole) -> None:
     table = Table(title=title, title_justify="left", box=None)
     for name in ("task", "metric", "when learnt", "last score", "after", "rows"):
         table.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    matrix = state.score_matrix
     for place, task in enumerate(state.tasks):
-        learnt, (after, last) = state.score_matrix[place][place], _last(state, place)
+        learnt, (after, last) = matrix[place][place], _last(matrix, place)
         table.add_row(
             escape(f"{place + 1} {task.name}{' (stand-in data)' if task.stand_in else ''}"),
             task.metric,
@@ -42,10 +44,10 @@ def show_state(state: Any, folder: Path, console: RunConsole) -> None:
     console.mapping("", _facts(state, folder))
 
 
-def _last(state: Any, place: int) -> tuple[int | None, float | None]:
+def _last(matrix: Sequence[Sequence[float | None]], place: int) -> tuple[int | None, float | None]:
     """After which task one was scored for the last time, and its score then."""
-    for after in reversed(range(len(state.tasks))):
-        score = state.score_matrix[after][place]
+    for after in reversed(range(len(matrix))):
+        score = matrix[after][place]
         if score is not None:
             return after, score
     return None, None
@@ -59,8 +61,7 @@ def _facts(state: Any, folder: Path) -> dict[str, str]:
     elif state.memory is None:
         memory = "left out: it can learn no more tasks"
     else:
-        number = sum(len(rows) for rows in state.memory.values())
-        memory = f"{number:,} raw rows of past tasks within"
+        memory = f"{state.num_memory_rows:,} raw rows of past tasks within"
     return {
         "method": config["method"]["name"],
         "backbone": config["backbone"]["name"],

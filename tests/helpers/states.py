@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from kif_lightning.continual_state import ContinualState, read_state
+from kif_lightning.continual_state import ContinualState, PastTask, read_state
 from kif_lightning.extending import extend
 from kif_lightning.packing import pack
 from kif_lightning.reporting.console import RunConsole
@@ -88,6 +88,48 @@ class Workshop:
             console=RunConsole(Console(file=said, width=200, highlight=False, soft_wrap=True)),
         )
         return said.getvalue()
+
+
+def past(name: str, **scores: float) -> PastTask:
+    """A task; ``on_0=50.0``: its score on the first one."""
+    return PastTask(
+        name=name,
+        kind="classification",
+        metric="exact_match",
+        labels=("good", "bäd"),
+        sha256={"train": "1", "test": "2"},
+        train_rows=16,
+        test_rows=6,
+        test_sha256="3",
+        decode="generate",
+        max_new_tokens=3,
+        data={"source": "test"},
+        stand_in=False,
+        phase={"name": name, "seconds": {"train": 1.5}},
+        scores={key.removeprefix("on_"): value for key, value in scores.items()},
+    )
+
+
+def state(seed: int = 0, **changes: Any) -> ContinualState:
+    """A small one that no run made; ``seed``: of its weights."""
+    draw = torch.Generator().manual_seed(seed)
+    weights = {f"layer{i}.lora_A": torch.randn(3, 4, generator=draw) for i in range(2)}
+    made = ContinualState(
+        config={"seed": 1, "method": {"name": "on"}, "backbone": {"name": "t5", "path": None}},
+        tasks=(past("colour", on_0=50.0), past("shape", on_1=75.0)),
+        protocols=({"seed": 1},),
+        stand_ins=("stand-in data",),
+        parts={
+            "base": {"sha256": "4", "weights": 9},
+            "adapter": weights,
+            "boundary": {"fusion": {"unit_ids": ["a/rank:0"], "accumulated": torch.ones(1)}},
+            "penalties": {"numbers": {0: float("inf"), 1: None}},
+        },
+        memory={"colour": [{"id": "7", "input": "sécret words", "output": "good"}]},
+        keeps_memory=True,
+        parent="5",
+    )
+    return replace(made, **changes)
 
 
 def differences(a: ContinualState, b: ContinualState) -> list[str]:

@@ -17,6 +17,7 @@ from kif_lightning import extending
 from kif_lightning.cli import app
 from kif_lightning.continual_state import PastTask, read_state, write_state
 from kif_lightning.errors import UserError
+from kif_lightning.launch import Cell
 from kif_lightning.reporting import comparison
 from kif_lightning.reporting.run_record import read_run
 from kif_lightning.reporting.run_report import report_html
@@ -227,9 +228,11 @@ def test_stand_ins_are_never_forgotten(workshop: Workshop, plain: Path) -> None:
     assert [task.stand_in for task in found.tasks] == [True, False]
     assert "on stand-in data" in said
     held = "held-out rows of train, not test"
-    write_state(replace(state, stand_ins=(held,)), workshop.folder / "held")
+    # The model is a copy in a folder, of which nothing but the state tells what it stands for.
+    told = ("stand-in model", held)
+    write_state(replace(state, stand_ins=told), workshop.folder / "held")
     workshop.extend(workshop.folder / "held", "held_on", ["shape"])
-    assert read_state(workshop.folder / "held_on").stand_ins == (held,)
+    assert read_state(workshop.folder / "held_on").stand_ins == told
 
 
 def test_the_order_given_counts_and_a_plan_writes_nothing(workshop: Workshop, plain: Path) -> None:
@@ -267,6 +270,56 @@ def test_the_command_says_what_is_wrong(
     assert done.exit_code == 2
     assert told in " ".join(done.output.split())
     assert content(workshop.folder) == before
+
+
+def test_free_texts_are_not_taken_for_labels(workshop: Workshop, plain: Path) -> None:
+    """A state holds all labels: a folder that says nothing of such a task is refused."""
+    texts = ("so we wrote to them again" * 3, "so we waited for their answer" * 3)
+    data = save_toy_tasks(workshop.folder / "letters", ("notes",), train=12, test=3, labels=texts)
+    save_toy_tasks(data, ("size",), train=12, test=3)
+    given = [str(plain), str(data), f"backbone.path={workshop.model}", "plan=true"]
+    words = ["extend", *given, "report=false", "--to", str(workshop.folder / "refused")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 2
+    assert "Nothing says what task notes of" in done.output
+    assert CliRunner().invoke(app, [*words, "benchmark.order=[size]"]).exit_code == 0
+    (data / "manifest.json").write_text(done.output.partition(", as ")[2].strip().rstrip("."))
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_one_speaks_and_writes_the_state(
+    workshop: Workshop, plain: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    packed: list[Path] = []
+
+    def pack(_: Path, to: Path, *, with_memory: bool) -> Path:
+        packed.append(to)
+        write_state(read_state(plain), to)
+        return to
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(extending.launch, "run_cell", lambda *_: Cell({}, asked_to_stop=False))
+    monkeypatch.setattr(extending, "pack", pack)
+    to = workshop.folder / f"by_rank_{rank}"
+    given = [str(plain), str(workshop.data), f"backbone.path={workshop.model}", "--to", str(to)]
+    done = CliRunner().invoke(app, ["extend", *given])
+    assert done.exit_code == 0, done.output
+    assert packed == ([to] if rank == "0" else [])
+    assert done.output == (f"State: {to}\n" if rank == "0" else "")
+
+
+def test_memory_is_told_of_before_training(workshop: Workshop) -> None:
+    state = workshop.packed("telling_before", TASKS[:1], "method=kif_m", *MEMORY)
+    given = [str(workshop.data), f"backbone.path={workshop.model}", "plan=true", "report=false"]
+    words = ["extend", str(state), *given, "--to", str(workshop.folder / "telling_next")]
+    said = {}
+    for name, more in (("with", ["--with-memory"]), ("without", [])):
+        done = CliRunner().invoke(app, [*words, *more])
+        assert done.exit_code == 0, done.output
+        said[name] = "learn no more tasks" in done.output
+    assert said == {"with": False, "without": True}
 
 
 def test_memory_is_told_of_when_a_state_is_written(workshop: Workshop) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -9,67 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
+from kif_lightning import continual_state
 from kif_lightning.continual_state import (
     STATE,
-    ContinualState,
-    PastTask,
     digest_of,
     is_state,
     memory_note,
+    past_task,
     read_state,
     write_state,
 )
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import RowsElsewhere
-from tests.helpers.states import content, differences
+from tests.helpers.states import content, differences, past, state
 
 FILES = (
     STATE,
     *(f"{part}/{name}" for part in ("parts", "memory")
       for name in ("contents.json", "state.json", "tensors.safetensors")),
 )  # fmt: skip
-
-
-def past(name: str, **scores: float) -> PastTask:
-    return PastTask(
-        name=name,
-        kind="classification",
-        metric="exact_match",
-        labels=("good", "bäd"),
-        sha256={"train": "1", "test": "2"},
-        train_rows=16,
-        test_rows=6,
-        test_sha256="3",
-        decode="generate",
-        max_new_tokens=3,
-        data={"source": "test"},
-        stand_in=False,
-        phase={"name": name, "seconds": {"train": 1.5}},
-        scores={key.removeprefix("on_"): value for key, value in scores.items()},
-    )
-
-
-def state(seed: int = 0, **changes: Any) -> ContinualState:
-    draw = torch.Generator().manual_seed(seed)
-    weights = {f"layer{i}.lora_A": torch.randn(3, 4, generator=draw) for i in range(2)}
-    made = ContinualState(
-        config={"seed": 1, "method": {"name": "on"}},
-        tasks=(past("colour", on_0=50.0), past("shape", on_1=75.0)),
-        protocols=({"seed": 1},),
-        stand_ins=("stand-in data",),
-        parts={
-            "base": {"sha256": "4", "weights": 9},
-            "adapter": weights,
-            "boundary": {"fusion": {"unit_ids": ["a/rank:0"], "accumulated": torch.ones(1)}},
-            "penalties": {"numbers": {0: float("inf"), 1: None}},
-        },
-        memory={"colour": [{"id": "7", "input": "sécret words", "output": "good"}]},
-        keeps_memory=True,
-        parent="5",
-    )
-    return replace(made, **changes)
 
 
 def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -122,6 +82,39 @@ def test_no_memory_to_write(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave --with-memory out"):
         write_state(state(memory=None), tmp_path / "s", with_memory=True)
     assert not (tmp_path / "s").exists()
+
+
+def test_where_no_state_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file" / "s", tmp_path / "file" / "deep" / "s"):
+        with pytest.raises(UserError, match=r"cannot be written to .*file is no folder"):
+            write_state(state(), folder)
+    with pytest.raises(UserError, match="cannot be written to"):
+        write_state(state(), tmp_path / ("long" * 100))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="never written over another"):
+        write_state(state(), Path("."))
+    with monkeypatch.context() as patch:
+        patch.setattr(continual_state.os, "access", lambda *_: False)
+        with pytest.raises(UserError, match="nothing may be written to"):
+            write_state(state(), tmp_path / "s")
+    with monkeypatch.context() as patch:
+        patch.setattr(continual_state, "save_state", _fails)
+        with pytest.raises(UserError, match=r"cannot be written to .*s \(No space left"):
+            write_state(state(), tmp_path / "s")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def _fails(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left")
+
+
+def test_keys_of_a_task_that_are_not_known_or_not_there(tmp_path: Path) -> None:
+    record = {**vars(past("colour")), "labels": ["good"], "of_a_later_program": 1}
+    assert past_task(record) == replace(past("colour"), labels=("good",))
+    del record["decode"], record["metric"]
+    with pytest.raises(UserError, match="Task colour of the state lacks metric, decode"):
+        past_task(record)
 
 
 @pytest.mark.parametrize("there", ["file", "folder"])

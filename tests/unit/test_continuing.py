@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,14 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
-from kif_lightning.continuing import continued, rows_digest
+from kif_lightning.backbones.fingerprint import require_same_base, weights_fingerprint
+from kif_lightning.continuing import _provenance, continued, rows_digest
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
-from tests.helpers.states import Workshop, content
+from tests.helpers.states import Workshop, content, past, state
 from tests.helpers.streams import ToyBenchmark, toy_task
 from tests.helpers.tiny import save_tiny_t5
-from tests.unit.test_continual_state import past, state
 
 MEMORY = ("method=kif_m", "method.memory.share=0.3")
 
@@ -177,6 +180,25 @@ def test_past_tasks_come_first_and_need_no_rows() -> None:
         ("size", True),
         ("paint", True),
     ]
+
+
+def test_of_where_its_rows_came_from_a_task_knows_its_own() -> None:
+    shares = {"size": 0.2, "paint": None}
+    told = {"source": "own", "mirror": {"size": 1, "elsewhere": 2}, "test_held_out": shares}
+    benchmark = ToyBenchmark((toy_task("size"), toy_task("paint")), provenance=told)
+    assert _provenance(benchmark, "size") == {**told, "test_held_out": {"size": 0.2}}
+
+
+def test_copies_of_the_same_weights_in_another_dtype() -> None:
+    """Rounded twice, float16 weights have other samples; the sentence must say so."""
+    torch.manual_seed(0)
+    model = nn.Linear(64, 64)
+    before, now = weights_fingerprint(model), weights_fingerprint(copy.deepcopy(model).bfloat16())
+    require_same_base(before, now, what="the run", mend="mend it")
+    now = weights_fingerprint(copy.deepcopy(model).half())
+    told = r"not that of the run: its base weights .* float16 or packed do not\); mend it\.$"
+    with pytest.raises(UserError, match=told):
+        require_same_base(before, now, what="the run", mend="mend it")
 
 
 def test_once_on_stand_ins_always_on_stand_ins() -> None:

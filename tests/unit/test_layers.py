@@ -24,7 +24,7 @@ LAYERS: dict[int, tuple[str, ...]] = {
         *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
         *("boundaries", "probe", "tracking", "dashboard", "runner", "plan", "sweep", "launch"),
         *("tuning", "whatif", "continual_state", "continuing", "packing", "extending"),
-        *("learnt_model", "predicting", "exporting"),
+        *("state_settings", "learnt_model", "predicting", "exporting"),
     ),
     5: ("__main__", "cli", "api"),
 }

@@ -72,6 +72,32 @@ def test_without_keep_states_only_the_last_ones_are_there(
     assert differences(open_state(plain), open_state(whole)) == []
 
 
+def test_a_run_that_went_on_gives_what_it_learnt_itself(
+    workshop: Workshop, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state it began with is its origin's: taken out of it, it would be its own parent."""
+    first = workshop.pack(whole, "packing_first", "1")
+    held: list[Any] = []
+
+    def judge(self: StreamRunner, task_index: int) -> None:
+        assert self.parts.origin is not None
+        held.append((self.parts.origin.parts, self.parts.origin.memory))
+        whole_judge(self, task_index)
+
+    whole_judge = StreamRunner._judge
+    monkeypatch.setattr(StreamRunner, "_judge", judge)
+    workshop.go_on(first, "packing_on", "keep_states=true")
+    assert held == [({}, None)]  # its tensors are the model's by then
+    run = workshop.folder / "packing_on"
+    for after in ("1", "colour"):
+        with pytest.raises(UserError, match=r"the number \(2 to 2\) .* learnt in the run"):
+            open_state(run, after)
+    for after in (None, "2", "shape"):
+        found = open_state(run, after)
+        assert found.parent == read_state(first).digest
+        assert len(found.tasks) == 2
+
+
 def test_a_state_has_no_states_before_it(whole: Path, tmp_path: Path) -> None:
     pack(whole, tmp_path / "s")
     with pytest.raises(UserError, match="--after is for a run's folder"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import kif_lightning.run_state
+from kif_lightning import ranks
 from kif_lightning.errors import UserError
 from kif_lightning.run_state import Resumed, RunFolder, RunState
 from kif_lightning.storage import flat, save_state
@@ -277,18 +279,41 @@ def test_flat() -> None:
     assert flat(nested) == {"a.b": 1, "a.c.d": None, "e": [1, {"f": 2}], "3": "x"}
 
 
+def test_all_processes_wait_where_one_writes_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that see the file already: the others would wait for them for ever."""
+    folder, waited, made = RunFolder(tmp_path / "run"), [], []
+
+    def on_first(write: Callable[[], object]) -> None:
+        waited.append(1)
+        write()
+
+    def record() -> dict[str, Any]:
+        made.append(1)
+        return {"tasks": []}
+
+    monkeypatch.setattr(ranks, "on_first", on_first)
+    folder.keep_stream(record)
+    folder.keep_stream(record)
+    assert (len(waited), len(made)) == (2, 1)
+    assert folder.stream() == {"tasks": []}
+
+
 def test_what_a_killed_write_left_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     for _ in ("killed while the config was written", "killed later"):
         leftover = folder.path / "predictions" / ".0123.tmp"
         (folder.path / "predictions").mkdir(parents=True, exist_ok=True)
         (folder.path / ".4567.tmp").write_text("half")
+        (folder.path / ".89.tmp" / ".ab.tmp").mkdir(parents=True, exist_ok=True)
         if (folder.path / "config.yaml").is_file():
             leftover.write_text("half")
         else:
             (folder.path / "predictions").rmdir()
         folder.open(SETTINGS, rerun=False)
     assert list(content(folder.path)) == ["config.yaml"]
+    assert [path.name for path in folder.path.rglob(".*")] == []
 
 
 def test_a_damaged_task_state_under_checkpoints_is_made_good_by_the_task_before(

@@ -21,6 +21,7 @@ from kif_lightning.storage import (
     load_state,
     read_json,
     replacing,
+    replacing_folder,
     save_state,
     write_json,
     write_json_lines,
@@ -30,6 +31,14 @@ from kif_lightning.storage import (
 
 def bits(tensor: Tensor) -> bytes:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def test_two_processes_may_fill_the_same_folder(tmp_path: Path) -> None:
+    with replacing_folder(tmp_path / "s") as first, replacing_folder(tmp_path / "s") as second:
+        (first / "a").write_text("first")
+        (second / "b").write_text("second")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["a"]
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def same(found: Any, expected: Any) -> bool:

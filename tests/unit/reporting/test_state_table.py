@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kif_lightning.continual_state import write_state
+from kif_lightning.continual_state import ContinualState, write_state
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.state_table import show_state
-from tests.unit.test_continual_state import past, state
+from tests.helpers.states import past, state
 
 PROTOCOL = {"kif_lightning": "0.1.0", "device": "cpu"}
 
@@ -26,6 +26,20 @@ def shown(folder: Path, **changes: Any) -> str:
     console = RunConsole(Console(file=said, width=200, soft_wrap=True))
     show_state(replace(made, digest=digest), folder, console)
     return said.getvalue()
+
+
+def test_the_scores_are_put_together_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table of all scores for each cell would be slow after hundreds of tasks."""
+    asked = []
+    whole: Any = ContinualState.score_matrix
+
+    def counted(self: ContinualState) -> Any:
+        asked.append(1)
+        return whole.fget(self)
+
+    monkeypatch.setattr(ContinualState, "score_matrix", property(counted))
+    shown(tmp_path / "s", tasks=tuple(past(f"task{i}") for i in range(5)))
+    assert len(asked) == 1
 
 
 def test_scores_when_learnt_and_last_of_all(tmp_path: Path) -> None:
