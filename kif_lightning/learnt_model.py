@@ -23,6 +23,13 @@ from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
 from kif_lightning.predicting.answers import Answers, cut_prompts, require_prompt
 
+OF_THE_MACHINE = (
+    *(f"backbone.{key}" for key in ("path", "source", "dtype", "attention", "quantisation")),
+    "backbone.compile",
+    *(f"evaluation.{key}" for key in ("decode", "precision", "batch_tokens", "max_new_tokens")),
+)
+"""Settings that leave the model what it is; the base weights' fingerprint is compared."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LearntModel:
@@ -182,13 +189,12 @@ def load(
     Args:
         place: the folder.
         after: of a run: the task (number or name) whose state is wanted; None: the last one learnt.
-        overrides: settings of this machine, as ``backbone.path=FOLDER`` or
-            ``backbone.dtype=bfloat16``.
+        overrides: settings of this machine (:data:`OF_THE_MACHINE`), as ``backbone.path=FOLDER``.
         device: where it shall compute, as torch calls it; None: a GPU if there is one.
 
     Raises:
-        UserError: no state there, a damaged one, base weights that cannot be had or are others, a
-            device that there is not.
+        UserError: no state there, a damaged one, base weights that cannot be had or are others,
+            another setting, a device that there is not.
     """
     return learnt_model(
         open_state(Path(place), after), place=place, overrides=overrides, device=device
@@ -204,6 +210,7 @@ def learnt_model(
 ) -> LearntModel:
     """The model of a state that was read from ``place``; see :func:`load`."""
     where = _device(device)
+    _require_of_machine(overrides)
     config = config_of(state, overrides)
     backbone, adapter = build_learner(config)
     backbone.require_available()
@@ -221,6 +228,15 @@ def learnt_model(
     return LearntModel(
         state=state, backbone=backbone, adapter=adapter, model=model.eval(), config=config
     )
+
+
+def _require_of_machine(overrides: Sequence[str]) -> None:
+    others = [text for text in overrides if text.partition("=")[0] not in OF_THE_MACHINE]
+    if others:
+        raise UserError(
+            f"{' '.join(others)} would make another model than was learnt, or changes nothing: "
+            f"expected settings of this machine, {', '.join(OF_THE_MACHINE)}."
+        )
 
 
 def _device(name: str | None) -> torch.device:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -243,7 +246,11 @@ def test_the_command_gives_the_runs_predictions(t5_run: Path, tmp_path: Path) ->
     assert lines(piped.stdout) == expected
 
 
-def test_plain_lines_are_prompts(t5_run: Path, tmp_path: Path) -> None:
+def test_plain_lines_are_prompts(
+    t5_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file, unlike a pipe, is not copied.
+    monkeypatch.delattr("kif_lightning.predicting.prompt_file.shutil")
     texts = ["Is it red ?", "{not} an object", "round  "]
     (tmp_path / "prompts").write_text("\r\n".join(texts), encoding="utf-8-sig")
     done = kif(t5_run, tmp_path / "prompts")
@@ -261,6 +268,7 @@ def test_plain_lines_are_prompts(t5_run: Path, tmp_path: Path) -> None:
         ('{"input": "a"}\n{"input": " "}', "standard input, line 2: expected the whole prompt"),
         ('{"input": "a"}\n{"text": "b"}', "in 'input', got text."),
         ('{"input": "a"}\ntwo', "standard input, line 2: expected one JSON object"),
+        ('\ufeff[\n  {"input": "a"}\n]', "standard input begins as a JSON array: expected JSON lines"),
         ('{"input": "a", "id": []}', "'id' must hold a text or a number, got list"),
     ],
 )
@@ -283,6 +291,13 @@ def test_what_is_wrong_with_a_prompt_is_told_first(
         (["-", "--tasks=tasks.yaml"], "add --task=NAME"),
         (["-", "--after=3"], "--after must be the number (1 to 2)"),
         (["-", "--device=gpu"], "There is no device 'gpu' here"),
+        (["-", "--out=.", "--force"], "--out must be a file, got the folder ."),
+        (["-", f"benchmark.order=[{'colour,' * 99}]"], "would make another model"),
+        (["-", "method.adapter.config.lora_alpha=9"], "lora_alpha=9 would make another model"),
+        (["-", "backbone.max_source_tokens=2"], "backbone.max_source_tokens=2 would make"),
+        (["-", "evaluation.decode=beam"], "evaluation.decode must be 'generate' or 'rank_labels'"),
+        (["-", "evaluation.precision=8"], "evaluation.precision must be None or '32-true' or"),
+        (["x" * 300], "cannot be read (File name too long)"),
     ],
 )
 def test_mistakes_on_the_command_line(t5_run: Path, words: list[str], told: str) -> None:
@@ -326,28 +341,29 @@ def test_own_tasks_columns_want_the_task(own_run: Path, tmp_path: Path) -> None:
     assert "Expected a yaml file that describes tasks" in done.stderr
 
 
-def test_a_reader_that_wants_no_more_ends_it_quietly(t5_run: Path) -> None:
+def test_a_reader_that_wants_no_more_ends_it_quietly(
+    t5_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # More than a pipe holds.
     rows = [{"id": f"{number:01000}", "input": f"Is it {number} ?"} for number in range(100)]
     prompts = "".join(f"{json.dumps(row)}\n" for row in rows)
-    command = [sys.executable, "-m", "kif_lightning.cli", "predict", str(t5_run)]
-    with subprocess.Popen(
-        [*command, copy_of_base(t5_run), "--device=cpu", "--max-new-tokens=1"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdin.write(prompts)
-        process.stdin.close()
-        assert json.loads(process.stdout.readline())["id"] == rows[0]["id"]
-        process.stdout.close()
-        told = process.stderr.read()
-        assert process.wait(60) == 1
-    assert told == "100 prompts from standard input, answered on cpu.\n"
+    reading, writing = os.pipe()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompts.encode())))
+    monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
+    first: list[str] = []
+
+    def read_one() -> None:
+        with os.fdopen(reading) as file:
+            first.append(file.readline())
+
+    reader = threading.Thread(target=read_one)
+    reader.start()
+    arguments = [str(t5_run), copy_of_base(t5_run), "--device=cpu", "--max-new-tokens=1"]
+    with pytest.raises(SystemExit, match="1"):
+        app(["predict", *arguments])
+    reader.join()
+    assert json.loads(first[0])["id"] == rows[0]["id"]
+    assert capsys.readouterr().err == "100 prompts from standard input, answered on cpu.\n"
 
 
 def test_importing_the_package_brings_nothing_heavy() -> None:
