@@ -170,9 +170,7 @@ def extend(
     tasks, overrides = _places_and_settings(settings)
     with _telling_mistakes():
         if len(tasks) > 1:
-            raise UserError(
-                f"Expected one yaml or folder of tasks, got {', '.join(tasks)}."
-            )
+            raise UserError(f"Expected one yaml or folder of tasks, got {', '.join(tasks)}.")
         written = extend_state(
             state,
             to,

@@ -14,14 +14,14 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm.auto import tqdm
 
-from kif_lightning.assembly import build_learner
+from kif_lightning.assembly import build_learner, fixed
 from kif_lightning.backbones.fingerprint import weights_fingerprint
 from kif_lightning.continual_state import ContinualState
 from kif_lightning.errors import UserError, nearest_names, require_choice, require_count
 from kif_lightning.extending import config_of
 from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
-from kif_lightning.predicting.answers import Answers, cut_prompts, require_prompt
+from kif_lightning.predicting.answers import Answers, cut_prompts
 
 OF_THE_MACHINE = (
     *(f"backbone.{key}" for key in ("path", "source", "dtype", "attention", "quantisation")),
@@ -75,8 +75,6 @@ class LearntModel:
         """
         if not isinstance(prompts, str):  # which is refused below
             prompts = list(prompts)
-            for number, prompt in enumerate(prompts, start=1):
-                require_prompt(prompt, number)
         answers = self.predict_each(
             prompts,
             task=task,
@@ -114,11 +112,12 @@ class LearntModel:
                 the state's ``evaluation.batch_tokens``.
             max_new_tokens: of an answer; None: the task's, else ``evaluation.max_new_tokens``.
             decode: ``generate``, or ``rank_labels``: the likeliest label of the task answers; None:
-                the state's ``evaluation.decode``.
+                the state's ``evaluation.decode``, by which a task without labels generates.
 
         Raises:
             UserError: an unknown task, none where the model must know it, labels to be ranked where
-                there are none; prompts that are no texts, or blank, as they come.
+                there are none; prompts that are no texts, or blank: of a list at once, else as they
+                come.
         """
         number = self._number(task)
         known = None if number is None else self.state.tasks[number]
@@ -126,12 +125,14 @@ class LearntModel:
         evaluation = self.config.evaluation
         if decode is not None:
             require_choice("decode", decode, get_args(Decode))
-            if decode == "rank_labels" and not labels:
-                raise UserError(
-                    "decode=rank_labels chooses from the labels of a task, got "
-                    f"{'no task' if task is None else f'task {task}, which has none'}: name a "
-                    "classification task, or use decode=generate."
-                )
+        ranked = (decode or evaluation.decode) == "rank_labels"
+        # As in the run, a task without labels generates; not where ranking was asked for here.
+        if ranked and not labels and (task is None or decode is not None):
+            raise UserError(
+                "decode=rank_labels (evaluation.decode) chooses from the labels of a task, got "
+                f"{'no task' if task is None else f'task {task}, which has none'}: name a "
+                "classification task (task=, --task), or use generate."
+            )
         if max_new_tokens is None:
             capped = known if labels else None
             max_new_tokens = capped.max_new_tokens if capped else evaluation.max_new_tokens
@@ -140,13 +141,13 @@ class LearntModel:
         require_count("batch_size", batch_size)
         if batch_tokens is not None:
             require_count("batch_tokens", batch_tokens)
-        ranked = (decode or evaluation.decode) == "rank_labels"
+        training = fixed(self.config, "precision", self.config.trainer.precision)
         return Answers(
             prompts,
             backbone=self.backbone,
             model=self.model,
             device=self.device,
-            precision=str(evaluation.precision or self.config.trainer.precision),
+            precision=str(evaluation.precision or training),
             batch_size=batch_size,
             batch_tokens=batch_tokens,
             max_new_tokens=max_new_tokens,

@@ -54,7 +54,9 @@ class PromptFile:
     def __iter__(self) -> Iterator[Row]:
         """The rows; raises UserError at the first that has no prompt, naming its place."""
         try:
-            yield from rows_of(self.read(self.path), self._row, lambda number: place(self.path, number))
+            yield from rows_of(
+                self.read(self.path), self._row, lambda number: place(self.path, number)
+            )
         except UserError as error:
             raise UserError(str(error).replace(str(self.path), self.name)) from error
         except OSError as error:

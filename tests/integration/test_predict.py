@@ -84,6 +84,12 @@ def t5_run(tiny_t5: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
+def t5_model(t5_run: Path) -> LearntModel:
+    """Whoever changes it loads another."""
+    return load(t5_run)
+
+
+@pytest.fixture(scope="module")
 def own_run(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     run_stream(own_config(write_tasks(folder), tiny_t5, folder / "run"))
@@ -95,8 +101,8 @@ def varied(texts: list[str]) -> bool:
     return len(set(texts)) > 1
 
 
-def test_answers_are_those_of_the_runs_evaluation(t5_run: Path) -> None:
-    model = load(t5_run)
+def test_answers_are_those_of_the_runs_evaluation(t5_run: Path, t5_model: LearntModel) -> None:
+    model = t5_model
     for task in TASKS:
         expected = predictions(t5_run, "shape", task)
         assert varied(expected)
@@ -130,6 +136,22 @@ def test_labels_are_ranked_and_weights_cast_as_in_the_run(
     found = model.predict(prompts, task="colour", batch_size=128)
     assert found == predictions(run, "colour", "colour")
     assert set(found) == {"good", "bad"}
+    # Of which task's labels is not guessed, and nothing else is done silently.
+    with pytest.raises(UserError, match="chooses from the labels of a task, got no task"):
+        model.predict(prompts)
+    assert len(model.predict(prompts[:1], decode="generate")) == 1
+
+
+@pytest.mark.parametrize(
+    "precision", ["trainer.precision=bf16-true", "method.fixes.precision=bf16-mixed"]
+)
+def test_rounding_is_the_runs(precision: str, tiny_llama: Path, data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    few = ("evaluation.max_new_tokens=12", "optim.epochs=2", precision)
+    run_stream(tiny_config(tiny_llama, data, run, *DECODER, *few))
+    # The rows' order and the batches are the run's.
+    found = load(run).predict(prompts_of(run, "colour"), task="colour", batch_size=128)
+    assert found == predictions(run, "colour", "colour")
 
 
 def test_weights_are_cast_for_the_answers_alone(t5_run: Path) -> None:
@@ -172,10 +194,10 @@ def test_a_model_of_a_lora_each_is_told_the_task(tiny_t5: Path, tmp_path: Path) 
 
 
 def test_prompts_are_answered_a_chunk_at_a_time(
-    t5_run: Path, monkeypatch: pytest.MonkeyPatch
+    t5_run: Path, t5_model: LearntModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers_module, "CHUNK_PROMPTS", 4)
-    model, prompts = load(t5_run), prompts_of(t5_run, "shape")
+    model, prompts = t5_model, prompts_of(t5_run, "shape")
     assert model.predict(prompts, task="shape") == predictions(t5_run, "shape", "shape")
     read: list[str] = []
     endless = (read.append(text) or text for text in itertools.cycle(prompts))
@@ -184,15 +206,15 @@ def test_prompts_are_answered_a_chunk_at_a_time(
     assert len(read) == 8
 
 
-def test_labels_are_ranked_where_asked(t5_run: Path) -> None:
-    model, prompts = load(t5_run), prompts_of(t5_run, "shape")
+def test_labels_are_ranked_where_asked(t5_run: Path, t5_model: LearntModel) -> None:
+    model, prompts = t5_model, prompts_of(t5_run, "shape")
     generated = model.predict(prompts, task="shape", decode="generate")
     assert not set(generated) <= {"good", "bad"}
     assert set(model.predict(prompts, task="shape", decode="rank_labels")) <= {"good", "bad"}
 
 
-def test_the_answers_cap_and_the_cut_prompts(t5_run: Path) -> None:
-    model = load(t5_run)
+def test_the_answers_cap_and_the_cut_prompts(t5_run: Path, t5_model: LearntModel) -> None:
+    model = t5_model
     (short,) = model.predict(["Is it red ?"], max_new_tokens=1)
     (long,) = model.predict(["Is it red ?"])
     assert len(short) < len(long)
@@ -216,9 +238,9 @@ def test_the_answers_cap_and_the_cut_prompts(t5_run: Path) -> None:
         ({"prompts": ["a"], "decode": "beam"}, "decode must be 'generate' or 'rank_labels'"),
     ],
 )
-def test_mistakes_in_python(t5_run: Path, arguments: dict[str, Any], told: str) -> None:
+def test_mistakes_in_python(t5_model: LearntModel, arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        load(t5_run).predict(**arguments)
+        t5_model.predict(**arguments)
 
 
 def test_a_device_that_is_not_there(t5_run: Path) -> None:
@@ -268,7 +290,10 @@ def test_plain_lines_are_prompts(
         ('{"input": "a"}\n{"input": " "}', "standard input, line 2: expected the whole prompt"),
         ('{"input": "a"}\n{"text": "b"}', "in 'input', got text."),
         ('{"input": "a"}\ntwo', "standard input, line 2: expected one JSON object"),
-        ('\ufeff[\n  {"input": "a"}\n]', "standard input begins as a JSON array: expected JSON lines"),
+        (
+            '\ufeff[\n  {"input": "a"}\n]',
+            "standard input begins as a JSON array: expected JSON lines",
+        ),
         ('{"input": "a", "id": []}', "'id' must hold a text or a number, got list"),
     ],
 )
