@@ -143,15 +143,26 @@ def test_labels_are_ranked_and_weights_cast_as_in_the_run(
 
 
 @pytest.mark.parametrize(
-    "precision", ["trainer.precision=bf16-true", "method.fixes.precision=bf16-mixed"]
+    ("setting", "stored", "computed"),
+    [
+        ("trainer.precision=32-true", torch.float32, torch.float32),
+        ("trainer.precision=bf16", torch.float32, torch.bfloat16),
+        ("trainer.precision=bf16-true", torch.bfloat16, torch.bfloat16),
+        ("method.fixes.precision=bf16-mixed", torch.float32, torch.bfloat16),
+    ],
 )
-def test_rounding_is_the_runs(precision: str, tiny_llama: Path, data: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    few = ("evaluation.max_new_tokens=12", "optim.epochs=2", precision)
-    run_stream(tiny_config(tiny_llama, data, run, *DECODER, *few))
-    # The rows' order and the batches are the run's.
-    found = load(run).predict(prompts_of(run, "colour"), task="colour", batch_size=128)
-    assert found == predictions(run, "colour", "colour")
+def test_the_precision_is_the_runs(
+    t5_run: Path, setting: str, stored: torch.dtype, computed: torch.dtype
+) -> None:
+    model = load(t5_run)
+    model.config.merge_with_dotlist([setting])
+    layer = model.model.get_submodule("base_model.model.lm_head")
+    seen: set[torch.dtype] = set()
+    layer.register_forward_hook(lambda _layer, _inputs, logits: seen.add(logits.dtype))
+    model.predict(["Is it red ?"], max_new_tokens=1)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {stored}
+    assert seen == {computed}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_weights_are_cast_for_the_answers_alone(t5_run: Path) -> None:
@@ -373,8 +384,6 @@ def test_a_reader_that_wants_no_more_ends_it_quietly(
     rows = [{"id": f"{number:01000}", "input": f"Is it {number} ?"} for number in range(100)]
     prompts = "".join(f"{json.dumps(row)}\n" for row in rows)
     reading, writing = os.pipe()
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompts.encode())))
-    monkeypatch.setattr(sys, "stdout", os.fdopen(writing, "w"))
     first: list[str] = []
 
     def read_one() -> None:
@@ -384,8 +393,11 @@ def test_a_reader_that_wants_no_more_ends_it_quietly(
     reader = threading.Thread(target=read_one)
     reader.start()
     arguments = [str(t5_run), copy_of_base(t5_run), "--device=cpu", "--max-new-tokens=1"]
-    with pytest.raises(SystemExit, match="1"):
-        app(["predict", *arguments])
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompts.encode())))
+        patched.setattr(sys, "stdout", os.fdopen(writing, "w"))
+        with pytest.raises(SystemExit, match="1"):
+            app(["predict", *arguments])
     reader.join()
     assert json.loads(first[0])["id"] == rows[0]["id"]
     assert capsys.readouterr().err == "100 prompts from standard input, answered on cpu.\n"
