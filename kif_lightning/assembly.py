@@ -175,6 +175,7 @@ def build_learner(config: DictConfig) -> tuple[Backbone, Adapter]:
         UserError: as :func:`build_benchmark`.
     """
     collect = _Collector()
+    collect.attempt(lambda: _check_evaluation(config))
     backbone = collect.part(_with_truncation(config))
     adapter = collect.part(config.method.adapter)
     collect.raise_if_any()
@@ -242,14 +243,10 @@ def build_parts(config: DictConfig) -> Parts:
     collect.attempt(lambda: check_cadence(cadence.every_steps, cadence.every_minutes))
     collect.attempt(lambda: require_choice("resume", config.resume, ("latest", "previous")))
     collect.attempt(lambda: _check_plain_settings(config))
+    collect.attempt(lambda: _check_evaluation(config))
     method, strategy = config.method, config.trainer.get("strategy", "auto")
     precision = fixed(config, "precision", config.trainer.get("precision"))
     collect.attempt(lambda: check_strategy(strategy, precision))
-    collect.attempt(
-        lambda: _check_evaluation_precision(
-            config.evaluation.precision, precision, config.backbone.dtype
-        )
-    )
     parts = Parts(
         benchmark=collect.attempt(lambda: _benchmark(config)),
         backbone=collect.part(_with_truncation(config)),
@@ -313,15 +310,20 @@ def _refuse_at_once() -> None:
 
 def _check_plain_settings(config: DictConfig) -> None:
     """Those of which no part is made."""
-    evaluation, optim = config.evaluation, config.optim
+    require_choice("optim.length_grouping", config.optim.length_grouping, get_args(LengthGrouping))
+    require_choice("optim.fused", config.optim.fused, (None, True, False))
+
+
+def _check_evaluation(config: DictConfig) -> None:
+    evaluation = config.evaluation
     require_choice("evaluation.matrix", evaluation.matrix, get_args(EvaluationMatrix))
     require_choice("evaluation.decode", evaluation.decode, get_args(Decode))
     require_choice("evaluation.rows", evaluation.rows, get_args(EvaluationRows))
     require_count("evaluation.batch_size", evaluation.batch_size)
     if evaluation.batch_tokens is not None:
         require_count("evaluation.batch_tokens", evaluation.batch_tokens)
-    require_choice("optim.length_grouping", optim.length_grouping, get_args(LengthGrouping))
-    require_choice("optim.fused", optim.fused, (None, True, False))
+    training = fixed(config, "precision", config.trainer.get("precision"))
+    _check_evaluation_precision(evaluation.precision, training, config.backbone.dtype)
 
 
 def _check_evaluation_precision(asked: str | None, training: Any, dtype: str) -> None:

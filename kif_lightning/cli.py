@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -167,19 +168,15 @@ def extend(
     from kif_lightning.ranks import is_first
 
     console = new_console()
-    given = settings or []
-    # A path may hold an equals sign, too.
-    tasks = [Path(text) for text in given if "=" not in text or Path(text).exists()]
+    tasks, overrides = _places_and_settings(settings)
     with _telling_mistakes():
         if len(tasks) > 1:
-            raise UserError(
-                f"Expected one yaml or folder of tasks, got {', '.join(map(str, tasks))}."
-            )
+            raise UserError(f"Expected one yaml or folder of tasks, got {', '.join(tasks)}.")
         written = extend_state(
             state,
             to,
-            tasks=tasks[0] if tasks else None,
-            overrides=[text for text in given if Path(text) not in tasks],
+            tasks=Path(tasks[0]) if tasks else None,
+            overrides=overrides,
             with_memory=with_memory,
             console=console,
         )
@@ -502,8 +499,7 @@ def predict(
     from kif_lightning.reporting.console import RunConsole
 
     quiet()
-    overrides = [text for text in given or [] if "=" in text and not Path(text).exists()]
-    sources = [text for text in given or [] if text not in overrides]
+    sources, overrides = _places_and_settings(given)
     with _telling_mistakes():
         if len(sources) > 1:
             raise UserError(f"Expected one file of prompts, got {', '.join(sources)}.")
@@ -521,6 +517,13 @@ def predict(
             overrides=overrides,
             console=RunConsole(Console(stderr=True, soft_wrap=True, highlight=False)),
         )
+
+
+def _places_and_settings(given: list[str] | None) -> tuple[list[str], list[str]]:
+    """Paths, which may hold an equals sign, and ``key=value``, apart."""
+    # Not Path.exists, which raises for a text that is too long to be a name.
+    places = [text for text in given or [] if "=" not in text or os.path.exists(text)]
+    return places, [text for text in given or [] if text not in places]
 
 
 @contextmanager

@@ -14,15 +14,22 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm.auto import tqdm
 
-from kif_lightning.assembly import build_learner
+from kif_lightning.assembly import build_learner, fixed
 from kif_lightning.backbones.fingerprint import require_same_base, weights_fingerprint
 from kif_lightning.continual_state import ContinualState
 from kif_lightning.errors import UserError, nearest_names, require_choice, require_count
 from kif_lightning.extending import config_of
 from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
-from kif_lightning.predicting.answers import Answers, cut_prompts, require_prompt
+from kif_lightning.predicting.answers import Answers, cut_prompts
 
+OF_THE_MACHINE = (
+    *(f"backbone.{key}" for key in ("path", "source", "dtype", "attention", "quantisation")),
+    *("backbone.compile", "backbone._target_", "method.adapter._target_"),
+    *(f"evaluation.{key}" for key in ("decode", "precision", "batch_tokens", "max_new_tokens")),
+)
+"""Settings that leave the model what it is (the base weights' fingerprint is compared), or that
+confirm a part of the state's own."""
 BUILT = ("backbone", "method.adapter")
 """Of a state's settings, those of which parts are made here."""
 
@@ -71,8 +78,6 @@ class LearntModel:
         """
         if not isinstance(prompts, str):  # which is refused below
             prompts = list(prompts)
-            for number, prompt in enumerate(prompts, start=1):
-                require_prompt(prompt, number)
         answers = self.predict_each(
             prompts,
             task=task,
@@ -110,11 +115,12 @@ class LearntModel:
                 the state's ``evaluation.batch_tokens``.
             max_new_tokens: of an answer; None: the task's, else ``evaluation.max_new_tokens``.
             decode: ``generate``, or ``rank_labels``: the likeliest label of the task answers; None:
-                the state's ``evaluation.decode``.
+                the state's ``evaluation.decode``, by which a task without labels generates.
 
         Raises:
             UserError: an unknown task, none where the model must know it, labels to be ranked where
-                there are none; prompts that are no texts, or blank, as they come.
+                there are none; prompts that are no texts, or blank: of a list at once, else as they
+                come.
         """
         number = self._number(task)
         known = None if number is None else self.state.tasks[number]
@@ -122,12 +128,14 @@ class LearntModel:
         evaluation = self.config.evaluation
         if decode is not None:
             require_choice("decode", decode, get_args(Decode))
-            if decode == "rank_labels" and not labels:
-                raise UserError(
-                    "decode=rank_labels chooses from the labels of a task, got "
-                    f"{'no task' if task is None else f'task {task}, which has none'}: name a "
-                    "classification task, or use decode=generate."
-                )
+        ranked = (decode or evaluation.decode) == "rank_labels"
+        # As in the run, a task without labels generates; not where ranking was asked for here.
+        if ranked and not labels and (task is None or decode is not None):
+            raise UserError(
+                "decode=rank_labels (evaluation.decode) chooses from the labels of a task, got "
+                f"{'no task' if task is None else f'task {task}, which has none'}: name a "
+                "classification task (task=, --task), or use generate."
+            )
         if max_new_tokens is None:
             capped = known if labels else None
             max_new_tokens = capped.max_new_tokens if capped else evaluation.max_new_tokens
@@ -136,13 +144,13 @@ class LearntModel:
         require_count("batch_size", batch_size)
         if batch_tokens is not None:
             require_count("batch_tokens", batch_tokens)
-        ranked = (decode or evaluation.decode) == "rank_labels"
+        training = fixed(self.config, "precision", self.config.trainer.precision)
         return Answers(
             prompts,
             backbone=self.backbone,
             model=self.model,
             device=self.device,
-            precision=str(evaluation.precision or self.config.trainer.precision),
+            precision=str(evaluation.precision or training),
             batch_size=batch_size,
             batch_tokens=batch_tokens,
             max_new_tokens=max_new_tokens,
@@ -185,13 +193,12 @@ def load(
     Args:
         place: the folder.
         after: of a run: the task (number or name) whose state is wanted; None: the last one learnt.
-        overrides: settings of this machine, as ``backbone.path=FOLDER`` or
-            ``backbone.dtype=bfloat16``.
+        overrides: settings of this machine (:data:`OF_THE_MACHINE`), as ``backbone.path=FOLDER``.
         device: where it shall compute, as torch calls it; None: a GPU if there is one.
 
     Raises:
-        UserError: no state there, a damaged one, base weights that cannot be had or are others, a
-            device that there is not.
+        UserError: no state there, a damaged one, base weights that cannot be had or are others,
+            another setting, a device that there is not.
     """
     return learnt_model(
         open_state(Path(place), after), place=place, overrides=overrides, device=device
@@ -207,6 +214,7 @@ def learnt_model(
 ) -> LearntModel:
     """The model of a state that was read from ``place``; see :func:`load`."""
     where = _device(device)
+    _require_of_machine(overrides)
     config = config_of(state, overrides, built=BUILT)
     backbone, adapter = build_learner(config)
     backbone.require_available()
@@ -225,6 +233,15 @@ def learnt_model(
     return LearntModel(
         state=state, backbone=backbone, adapter=adapter, model=model.eval(), config=config
     )
+
+
+def _require_of_machine(overrides: Sequence[str]) -> None:
+    others = [text for text in overrides if text.partition("=")[0] not in OF_THE_MACHINE]
+    if others:
+        raise UserError(
+            f"{' '.join(others)} would make another model than was learnt, or changes nothing: "
+            f"expected settings of this machine, {', '.join(OF_THE_MACHINE)}."
+        )
 
 
 def _device(name: str | None) -> torch.device:

@@ -57,7 +57,8 @@ def read_lines(path: Path) -> Records:
             yield number, {"input": text} if text.strip() else blank
 
 
-def _json_lines(path: Path) -> Records:
+def read_json_lines(path: Path) -> Records:
+    """A JSON object of each line that is not blank, whatever the file is called."""
     for number, line in _lines(path):
         if isinstance(line, UserError):
             yield number, line
@@ -224,9 +225,9 @@ def _parquet(path: Path) -> Records:
 
 
 _READERS: dict[str, Callable[[Path], Records]] = {
-    ".jsonl": _json_lines,
-    ".ndjson": _json_lines,
-    ".json": _json_lines,
+    ".jsonl": read_json_lines,
+    ".ndjson": read_json_lines,
+    ".json": read_json_lines,
     ".csv": _csv,
     ".tsv": _tsv,
     ".parquet": _parquet,

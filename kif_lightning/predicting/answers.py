@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins import Precision
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 
@@ -32,7 +34,7 @@ class Answers(Iterator[str]):
         backbone: tokenises and decodes.
         model: the adapted model.
         device: where the model is.
-        precision: as of a Trainer; those named ``...-mixed`` cast as it does.
+        precision: as of a Trainer, and cast as it does; ``...-true`` casts the model for good.
         batch_size: prompts answered together, at most.
         batch_tokens: their tokens, padding and what may be generated included, at most; None: any.
         max_new_tokens: of an answer.
@@ -41,7 +43,8 @@ class Answers(Iterator[str]):
         prepare: called before each batch.
 
     Raises:
-        UserError: one text instead of many; as they come, a prompt that is no text, or blank.
+        UserError: one text instead of many; a prompt that is no text, or blank: of a list at once,
+            else as they come.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class Answers(Iterator[str]):
         self.backbone = backbone
         self.model = model
         self.device = device
-        self.precision = precision
+        self.precision = _precision_plugin(precision, device)
         self.batch_size = batch_size
         self.batch_tokens = batch_tokens
         self.max_new_tokens = max_new_tokens
@@ -76,7 +79,9 @@ class Answers(Iterator[str]):
         self.num_cut = 0
         """How many of them were longer than ``backbone.max_source_tokens``."""
         self._ranked: dict[str, Any] | None = None
-        self._texts = self._all(prompts)
+        checked = (_checked(prompt, number) for number, prompt in enumerate(prompts, start=1))
+        # Of a list it is told before any is answered.
+        self._texts = self._all(list(checked) if isinstance(prompts, list) else checked)
 
     def __next__(self) -> str:
         return next(self._texts)
@@ -86,7 +91,8 @@ class Answers(Iterator[str]):
         self._texts.close()
 
     def _all(self, prompts: Iterable[str]) -> Generator[str, None, None]:
-        cast_to = AUTOCAST_DTYPES.get(self.precision)
+        self.precision.convert_module(self.model)
+        cast_to = AUTOCAST_DTYPES.get(self.precision.precision)
         if cast_to is not None:
             keep_casts_(self.model, cast_to)
         try:
@@ -117,8 +123,7 @@ class Answers(Iterator[str]):
 
     def _answered(self, batch: Batch) -> list[str]:
         # Within one batch alone: what is set here must not last while the caller has the answers.
-        cast_to = AUTOCAST_DTYPES.get(self.precision)
-        casting = nullcontext() if cast_to is None else torch.autocast(self.device.type, cast_to)
+        casting = self.precision.forward_context()
         self.prepare()
         with torch.inference_mode(), evaluating(self.model), casting:
             inputs = move_data_to_device(batch["inputs"], self.device)
@@ -155,20 +160,28 @@ def cut_prompts(answers: Answers) -> str:
     )
 
 
-def require_prompt(prompt: object, number: int) -> None:
-    """Raise UserError unless the prompt of that number is a text that says something."""
+def _precision_plugin(name: str, device: torch.device) -> Precision:
+    """What a Trainer makes of a precision's name on the device."""
+    # Named, so that none is looked for: this is one process, also within a cluster's job.
+    here = LightningEnvironment()
+    asked: Any = name
+    fabric = Fabric(accelerator=device.type, devices=1, precision=asked, plugins=here)
+    return fabric.strategy.precision
+
+
+def _checked(prompt: object, number: int) -> str:
     if not isinstance(prompt, str) or not prompt.strip():
         raise UserError(
             f"Prompt {number} must be a text that is not blank, got {prompt!r:.40}: mend it or "
             "leave it out."
         )
+    return prompt
 
 
 def _chunks(prompts: Iterable[str]) -> Iterator[list[Row]]:
     chunk: list[Row] = []
     characters = 0
-    for number, prompt in enumerate(prompts, start=1):
-        require_prompt(prompt, number)
+    for prompt in prompts:
         chunk.append(Row(id="", input=prompt, output=""))
         characters += len(prompt)
         if len(chunk) == CHUNK_PROMPTS or characters > CHUNK_CHARACTERS:

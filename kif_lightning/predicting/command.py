@@ -66,6 +66,8 @@ def predict(
             f"--out must be a new file, got {out}, which exists: name another one, or write over "
             "it with --force."
         )
+    if out is not None and out.is_dir():
+        raise UserError(f"--out must be a file, got the folder {out}: name a file in it.")
     state = open_state(model_place, after)
     if task is not None:
         require_learnt(state, task)

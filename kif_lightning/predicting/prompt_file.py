@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from kif_lightning.benchmarks.files import SUFFIXES, Record, place, read_lines, read_records
+from kif_lightning.benchmarks.files import (
+    SUFFIXES,
+    Record,
+    Records,
+    place,
+    read_json_lines,
+    read_lines,
+    read_records,
+)
 from kif_lightning.benchmarks.files import named as listed
 from kif_lightning.benchmarks.own import Layout
 from kif_lightning.benchmarks.own.layout import text_of
@@ -27,8 +35,9 @@ class PromptFile:
     """The prompts of a file, read anew each time: a row's ``output`` is empty.
 
     Args:
-        path: where they are; by its suffix, rows of named columns, else lines.
+        path: where they are.
         name: what messages call it.
+        read: the file's records, of named columns.
         layout: how prompts of the task are built of columns, where they are.
         built: whether all prompts are to be built so; else a row that has not all the columns, but
             an ``input``, is asked that as it stands.
@@ -37,16 +46,17 @@ class PromptFile:
 
     path: Path
     name: str
+    read: Callable[[Path], Records]
     layout: Layout | None = None
     built: bool = False
     hint: str = ""
 
     def __iter__(self) -> Iterator[Row]:
         """The rows; raises UserError at the first that has no prompt, naming its place."""
-        rows = self.path.suffix.lower() in SUFFIXES
-        records = read_records(self.path) if rows else read_lines(self.path)
         try:
-            yield from rows_of(records, self._row, lambda number: place(self.path, number))
+            yield from rows_of(
+                self.read(self.path), self._row, lambda number: place(self.path, number)
+            )
         except UserError as error:
             raise UserError(str(error).replace(str(self.path), self.name)) from error
         except OSError as error:
@@ -90,8 +100,7 @@ def prompt_file(
 ) -> Iterator[PromptFile]:
     """The prompts of ``source``; None: of standard input.
 
-    What is no file of a known suffix is copied to a temporary one, so that it can be read twice:
-    its first line tells rows in JSON from plain lines.
+    Where the suffix does not tell the format, the first line tells rows in JSON from plain lines.
 
     Args:
         source: a file, or a pipe.
@@ -100,35 +109,44 @@ def prompt_file(
         hint: the same.
 
     Raises:
-        UserError: there is no such file, or it cannot be read.
+        UserError: there is no such file, it cannot be read, or it is a JSON array.
     """
-    if source is not None and source.suffix.lower() in SUFFIXES and source.is_file():
-        yield PromptFile(path=source, name=str(source), layout=layout, built=built, hint=hint)
-        return
     name = STANDARD_INPUT if source is None else str(source)
-    with tempfile.TemporaryDirectory() as folder:
-        path = _copied(source, Path(folder))
-        yield PromptFile(path=path, name=name, layout=layout, built=built, hint=hint)
+    with _file_of(source) as path:
+        read = read_records if path.suffix.lower() in SUFFIXES else _reader_by_start(path, name)
+        yield PromptFile(path=path, name=name, read=read, layout=layout, built=built, hint=hint)
 
 
-def _copied(source: Path | None, folder: Path) -> Path:
-    if source is None:
-        return _copy(sys.stdin.buffer, folder)
-    try:
-        with source.open("rb") as file:
-            return _copy(file, folder)
-    except OSError as error:
-        raise UserError(
-            f"The prompts in {source} cannot be read ({error.strerror or error}): give a file of "
-            f"lines, or one named {', '.join(SUFFIXES)}."
-        ) from error
+@contextmanager
+def _file_of(source: Path | None) -> Iterator[Path]:
+    """The file itself; of a pipe, which can be read but once, a temporary copy."""
+    with ExitStack() as until_read:
+        try:
+            if source is not None and source.is_file():
+                path = source
+            else:
+                folder = until_read.enter_context(tempfile.TemporaryDirectory())
+                path = Path(folder) / ("prompts" if source is None else source.name)
+                given = nullcontext(sys.stdin.buffer) if source is None else source.open("rb")
+                with given as pipe, path.open("wb") as file:
+                    shutil.copyfileobj(pipe, file)
+            path.open("rb").close()
+        except OSError as error:
+            raise UserError(
+                f"The prompts in {source or STANDARD_INPUT} cannot be read "
+                f"({error.strerror or error}): give a file of lines, or one named "
+                f"{', '.join(SUFFIXES)}."
+            ) from error
+        yield path
 
 
-def _copy(source: BinaryIO, folder: Path) -> Path:
-    path = folder / "prompts"
-    with path.open("wb") as file:
-        shutil.copyfileobj(source, file)
+def _reader_by_start(path: Path, name: str) -> Callable[[Path], Records]:
     with path.open("rb") as file:
         # A byte order mark may precede it; no line of JSON is as short as to need more.
         start = file.read(2**16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    return path.rename(path.with_suffix(".jsonl" if start.startswith(b"{") else ".txt"))
+    if re.match(rb'\[\s*[{"]', start):
+        raise UserError(
+            f"{name} begins as a JSON array: expected JSON lines, an object with 'input' on each "
+            "(jq -c '.[]' writes an array of objects so), or plain text."
+        )
+    return read_json_lines if start.startswith(b"{") else read_lines

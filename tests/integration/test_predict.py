@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +84,12 @@ def t5_run(tiny_t5: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
+def t5_model(t5_run: Path) -> LearntModel:
+    """Whoever changes it loads another."""
+    return load(t5_run)
+
+
+@pytest.fixture(scope="module")
 def own_run(tiny_t5: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
     run_stream(own_config(write_tasks(folder), tiny_t5, folder / "run"))
@@ -92,8 +101,8 @@ def varied(texts: list[str]) -> bool:
     return len(set(texts)) > 1
 
 
-def test_answers_are_those_of_the_runs_evaluation(t5_run: Path) -> None:
-    model = load(t5_run)
+def test_answers_are_those_of_the_runs_evaluation(t5_run: Path, t5_model: LearntModel) -> None:
+    model = t5_model
     for task in TASKS:
         expected = predictions(t5_run, "shape", task)
         assert varied(expected)
@@ -127,6 +136,33 @@ def test_labels_are_ranked_and_weights_cast_as_in_the_run(
     found = model.predict(prompts, task="colour", batch_size=128)
     assert found == predictions(run, "colour", "colour")
     assert set(found) == {"good", "bad"}
+    # Of which task's labels is not guessed, and nothing else is done silently.
+    with pytest.raises(UserError, match="chooses from the labels of a task, got no task"):
+        model.predict(prompts)
+    assert len(model.predict(prompts[:1], decode="generate")) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "stored", "computed"),
+    [
+        ("trainer.precision=32-true", torch.float32, torch.float32),
+        ("trainer.precision=bf16", torch.float32, torch.bfloat16),
+        ("trainer.precision=bf16-true", torch.bfloat16, torch.bfloat16),
+        ("method.fixes.precision=bf16-mixed", torch.float32, torch.bfloat16),
+    ],
+)
+def test_the_precision_is_the_runs(
+    t5_run: Path, setting: str, stored: torch.dtype, computed: torch.dtype
+) -> None:
+    model = load(t5_run)
+    model.config.merge_with_dotlist([setting])
+    layer = model.model.get_submodule("base_model.model.lm_head")
+    seen: set[torch.dtype] = set()
+    layer.register_forward_hook(lambda _layer, _inputs, logits: seen.add(logits.dtype))
+    model.predict(["Is it red ?"], max_new_tokens=1)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {stored}
+    assert seen == {computed}
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_weights_are_cast_for_the_answers_alone(t5_run: Path) -> None:
@@ -169,10 +205,10 @@ def test_a_model_of_a_lora_each_is_told_the_task(tiny_t5: Path, tmp_path: Path) 
 
 
 def test_prompts_are_answered_a_chunk_at_a_time(
-    t5_run: Path, monkeypatch: pytest.MonkeyPatch
+    t5_run: Path, t5_model: LearntModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers_module, "CHUNK_PROMPTS", 4)
-    model, prompts = load(t5_run), prompts_of(t5_run, "shape")
+    model, prompts = t5_model, prompts_of(t5_run, "shape")
     assert model.predict(prompts, task="shape") == predictions(t5_run, "shape", "shape")
     read: list[str] = []
     endless = (read.append(text) or text for text in itertools.cycle(prompts))
@@ -181,15 +217,15 @@ def test_prompts_are_answered_a_chunk_at_a_time(
     assert len(read) == 8
 
 
-def test_labels_are_ranked_where_asked(t5_run: Path) -> None:
-    model, prompts = load(t5_run), prompts_of(t5_run, "shape")
+def test_labels_are_ranked_where_asked(t5_run: Path, t5_model: LearntModel) -> None:
+    model, prompts = t5_model, prompts_of(t5_run, "shape")
     generated = model.predict(prompts, task="shape", decode="generate")
     assert not set(generated) <= {"good", "bad"}
     assert set(model.predict(prompts, task="shape", decode="rank_labels")) <= {"good", "bad"}
 
 
-def test_the_answers_cap_and_the_cut_prompts(t5_run: Path) -> None:
-    model = load(t5_run)
+def test_the_answers_cap_and_the_cut_prompts(t5_run: Path, t5_model: LearntModel) -> None:
+    model = t5_model
     (short,) = model.predict(["Is it red ?"], max_new_tokens=1)
     (long,) = model.predict(["Is it red ?"])
     assert len(short) < len(long)
@@ -213,9 +249,9 @@ def test_the_answers_cap_and_the_cut_prompts(t5_run: Path) -> None:
         ({"prompts": ["a"], "decode": "beam"}, "decode must be 'generate' or 'rank_labels'"),
     ],
 )
-def test_mistakes_in_python(t5_run: Path, arguments: dict[str, Any], told: str) -> None:
+def test_mistakes_in_python(t5_model: LearntModel, arguments: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told):
-        load(t5_run).predict(**arguments)
+        t5_model.predict(**arguments)
 
 
 def test_a_device_that_is_not_there(t5_run: Path) -> None:
@@ -243,7 +279,11 @@ def test_the_command_gives_the_runs_predictions(t5_run: Path, tmp_path: Path) ->
     assert lines(piped.stdout) == expected
 
 
-def test_plain_lines_are_prompts(t5_run: Path, tmp_path: Path) -> None:
+def test_plain_lines_are_prompts(
+    t5_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file, unlike a pipe, is not copied.
+    monkeypatch.delattr("kif_lightning.predicting.prompt_file.shutil")
     texts = ["Is it red ?", "{not} an object", "round  "]
     (tmp_path / "prompts").write_text("\r\n".join(texts), encoding="utf-8-sig")
     done = kif(t5_run, tmp_path / "prompts")
@@ -261,6 +301,10 @@ def test_plain_lines_are_prompts(t5_run: Path, tmp_path: Path) -> None:
         ('{"input": "a"}\n{"input": " "}', "standard input, line 2: expected the whole prompt"),
         ('{"input": "a"}\n{"text": "b"}', "in 'input', got text."),
         ('{"input": "a"}\ntwo', "standard input, line 2: expected one JSON object"),
+        (
+            '\ufeff[\n  {"input": "a"}\n]',
+            "standard input begins as a JSON array: expected JSON lines",
+        ),
         ('{"input": "a", "id": []}', "'id' must hold a text or a number, got list"),
     ],
 )
@@ -283,6 +327,13 @@ def test_what_is_wrong_with_a_prompt_is_told_first(
         (["-", "--tasks=tasks.yaml"], "add --task=NAME"),
         (["-", "--after=3"], "--after must be the number (1 to 2)"),
         (["-", "--device=gpu"], "There is no device 'gpu' here"),
+        (["-", "--out=.", "--force"], "--out must be a file, got the folder ."),
+        (["-", f"benchmark.order=[{'colour,' * 99}]"], "would make another model"),
+        (["-", "method.adapter.config.lora_alpha=9"], "lora_alpha=9 would make another model"),
+        (["-", "backbone.max_source_tokens=2"], "backbone.max_source_tokens=2 would make"),
+        (["-", "evaluation.decode=beam"], "evaluation.decode must be 'generate' or 'rank_labels'"),
+        (["-", "evaluation.precision=8"], "evaluation.precision must be None or '32-true' or"),
+        (["x" * 300], "cannot be read (File name too long)"),
     ],
 )
 def test_mistakes_on_the_command_line(t5_run: Path, words: list[str], told: str) -> None:
@@ -326,28 +377,30 @@ def test_own_tasks_columns_want_the_task(own_run: Path, tmp_path: Path) -> None:
     assert "Expected a yaml file that describes tasks" in done.stderr
 
 
-def test_a_reader_that_wants_no_more_ends_it_quietly(t5_run: Path) -> None:
+def test_a_reader_that_wants_no_more_ends_it_quietly(
+    t5_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # More than a pipe holds.
     rows = [{"id": f"{number:01000}", "input": f"Is it {number} ?"} for number in range(100)]
     prompts = "".join(f"{json.dumps(row)}\n" for row in rows)
-    command = [sys.executable, "-m", "kif_lightning.cli", "predict", str(t5_run)]
-    with subprocess.Popen(
-        [*command, copy_of_base(t5_run), "--device=cpu", "--max-new-tokens=1"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdin.write(prompts)
-        process.stdin.close()
-        assert json.loads(process.stdout.readline())["id"] == rows[0]["id"]
-        process.stdout.close()
-        told = process.stderr.read()
-        assert process.wait(60) == 1
-    assert told == "100 prompts from standard input, answered on cpu.\n"
+    reading, writing = os.pipe()
+    first: list[str] = []
+
+    def read_one() -> None:
+        with os.fdopen(reading) as file:
+            first.append(file.readline())
+
+    reader = threading.Thread(target=read_one)
+    reader.start()
+    arguments = [str(t5_run), copy_of_base(t5_run), "--device=cpu", "--max-new-tokens=1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(prompts.encode())))
+        patched.setattr(sys, "stdout", os.fdopen(writing, "w"))
+        with pytest.raises(SystemExit, match="1"):
+            app(["predict", *arguments])
+    reader.join()
+    assert json.loads(first[0])["id"] == rows[0]["id"]
+    assert capsys.readouterr().err == "100 prompts from standard input, answered on cpu.\n"
 
 
 def test_importing_the_package_brings_nothing_heavy() -> None:
