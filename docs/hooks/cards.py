@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from configuration import CONF, anchor, page_of
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 METHODS = CONF / "method"
 ABLATIONS = METHODS / "ablation"
@@ -20,36 +23,25 @@ COSTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A method's yaml with all it inherits."""
+    """A method as Hydra composes it with the defaults of everything else."""
 
     slots: dict[str, str]
     """Slot -> chosen option, ``none`` where it is empty."""
     keys: dict[str, Any]
 
 
-def read_method(path: Path) -> Method:
-    """Follow the defaults lists, as Hydra does for these files."""
-    loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    slots: dict[str, str] = {}
-    keys: dict[str, Any] = {}
-    for entry in loaded.pop("defaults", ()):
-        if isinstance(entry, dict):
-            for slot, option in entry.items():
-                slots[slot.removeprefix("override ")] = option
-        elif entry != "_self_":
-            name = entry.split("@")[0].removeprefix("/method/")
-            parent = read_method(METHODS / f"{name}.yaml")
-            slots |= parent.slots
-            keys |= parent.keys
-    return Method(slots=slots, keys=_merged(keys, loaded))
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
+@cache
+def read_method(name: str) -> Method:
+    """Compose ``method=name``."""
+    with initialize_config_dir(CONF.as_posix(), version_base="1.3"):
+        config = compose("config", overrides=[f"method={name}"], return_hydra_config=True)
+    slots = {
+        group.removeprefix("method/"): option
+        for group, option in reversed(config.hydra.runtime.choices.items())
+        if group.startswith("method/")
+    }
+    keys: Any = OmegaConf.to_container(config.method, resolve=True)
+    return Method(slots=slots, keys=keys)
 
 
 def method_files() -> dict[str, Path]:
@@ -63,7 +55,7 @@ def card(written: str, path: Path) -> str:
     source = path.read_text(encoding="utf-8").rstrip()
     place = path.relative_to(CONF.parent)
     return (
-        f"{title}\n\n{facts(read_method(path))}\n{words}\n\n## All of its yaml\n\n"
+        f"{title}\n\n{facts(read_method(path.stem))}\n{words}\n\n## All of its yaml\n\n"
         f'```yaml title="{place.as_posix()}"\n{source}\n```\n'
     )
 
@@ -99,16 +91,15 @@ def _slots(slots: dict[str, str]) -> str:
 def _strength(strength: dict[str, Any] | None) -> str:
     if strength is None:
         return "the learning rate alone"
-    # YAML 1.1 takes 1e-4 for a word.
-    low, high = float(strength["low"]), float(strength["high"])
+    low, high = strength["low"], strength["high"]
     return f"the learning rate, and `{strength['key']}` from {low:g} to {high:g}"
 
 
 def method_list() -> str:
     """All methods with a card, as a Markdown table of links."""
     lines = ["| method | what it is | memory | task id | grows |", "|---|---|---|---|---|"]
-    for name, path in method_files().items():
-        keys = read_method(path).keys
+    for name in method_files():
+        keys = read_method(name).keys
         costs = " | ".join("yes" if keys[cost] else "" for cost in COSTS)
         lines.append(f"| [`{name}`]({name}.md) | {keys['title']} | {costs} |")
     return "\n".join(lines)
@@ -118,8 +109,7 @@ def ablation_list() -> str:
     """All ablations: the parent, and what differs from it."""
     lines = ["| `method=` | what it is | differs from | in |", "|---|---|---|---|"]
     for path in sorted(ABLATIONS.glob("*.yaml")):
-        parent, changes = _difference(path)
-        title = read_method(path).keys["title"]
+        title, parent, changes = _difference(path)
         lines.append(
             f"| `ablation/{path.stem}` | {title} | [`{parent}`]({parent}.md) | {changes} |"
         )
@@ -129,7 +119,7 @@ def ablation_list() -> str:
 WORDS = ("name", "title", "paper", "published", "strength")
 
 
-def _difference(path: Path) -> tuple[str, str]:
+def _difference(path: Path) -> tuple[str, str, str]:
     loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     parent = ""
     changes = []
@@ -140,7 +130,7 @@ def _difference(path: Path) -> tuple[str, str]:
             parent = entry.split("@")[0].removeprefix("/method/")
     settings = {key: value for key, value in loaded.items() if key not in WORDS}
     changes += [f"`{key}={value}`" for key, value in _flat(settings)]
-    return parent, ", ".join(changes)
+    return loaded["title"], parent, ", ".join(changes)
 
 
 def _flat(settings: dict[str, Any], above: str = "") -> list[tuple[str, Any]]:

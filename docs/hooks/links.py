@@ -9,7 +9,8 @@ from pathlib import Path
 from pymdownx.slugs import slugify
 
 _LINK = re.compile(
-    r"(?<!!)\[(?P<words>[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]\((?P<to>\.\./[^)\s]+)\)"
+    r"(?<!!)\[(?P<words>[^\[\]]*(?:\[[^\[\]]*\][^\[\]]*)*)\]"
+    r"\((?P<to>\.\./[^)\s]+)(?P<title>\s+(?:\"[^\"]*\"|'[^']*'))?\)"
 )
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+\s+(.*?)\s*#*$", re.MULTILINE)
@@ -20,6 +21,8 @@ def leaving(
     markdown: str, page: Path, docs: Path, root: Path, url: str | None
 ) -> tuple[str, list[str]]:
     """Turn links out of ``docs`` into links to the repository or, without its URL, into words.
+
+    Pictures stay as they are: of one that is not in ``docs`` mkdocs itself complains.
 
     Args:
         markdown: of the page.
@@ -45,7 +48,8 @@ def leaving(
         place = target.relative_to(root).as_posix() if target.is_relative_to(root) else to
         words = match["words"]
         if url is not None:
-            return f"[{words}]({url}{place}{f'#{heading}' if heading else ''})"
+            address = f"{url}{place}{f'#{heading}' if heading else ''}"
+            return f"[{words}]({address}{match['title'] or ''})"
         named = words.strip("`") == place
         return f"`{place}`" if named else f"{words} (`{place}`)"
 

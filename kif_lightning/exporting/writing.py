@@ -26,7 +26,7 @@ FORMAT, VERSION = "kif-lightning export", 1
 
 def export(
     place: str | Path,
-    to: Path,
+    to: str | Path,
     *,
     merged: bool = False,
     task: str | None = None,
@@ -51,6 +51,7 @@ def export(
     Raises:
         UserError: no state, a folder that exists, weights that cannot be merged, an unknown task.
     """
+    to = Path(to)
     if to.exists():
         raise UserError(f"--to must be a new folder, got {to}, which exists: name another one.")
     learnt = load(place, after=after, overrides=overrides)

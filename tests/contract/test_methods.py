@@ -334,7 +334,8 @@ def test_state_of_many_tasks(
         return parts
 
     monkeypatch.setattr(launch, "build_parts", with_many_tasks)
-    # Small batches, for a method may leave a task's first step out; a growing memory takes large.
+    # Two steps for a task's ten rows, for a method may leave out the first; a growing memory is
+    # trained on whole in one.
     batch = 50 if declared.needs_memory else 5
     runner = battery.runner("run", f"optim.batch_size={batch}")
     phases = len(runner.data.training_tasks)

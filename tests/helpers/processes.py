@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 from io import BytesIO
 from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from typing import Any
 
 import torch
@@ -51,8 +52,7 @@ def in_processes(
     Raises:
         AssertionError: one of them failed (its traceback is told) or the time is over.
     """
-    context, port = multiprocessing.get_context("forkserver"), free_port()
-    context.set_forkserver_preload(PRELOADED)
+    context, port = _context(), free_port()
     processes, ends = [], []
     for rank in range(number):
         here, there = context.Pipe(duplex=False)
@@ -70,6 +70,15 @@ def in_processes(
         for process in processes:
             process.kill()
             process.join()
+
+
+def _context() -> BaseContext:
+    """A fork server that has imported everything, or where there is none (Windows) fresh ones."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
 
 
 def _results(ends: list[Connection], deadline: float) -> list[Any]:

@@ -217,7 +217,8 @@ def test_every_cell_of_a_shipped_sweep_composes(option: str) -> None:
     assert len(found) > 1
     settings = set()
     for cell in found:
-        config = composed(*cell)
+        with initialize_config_dir(conf_dir(), version_base="1.3"):
+            config = compose("config", overrides=cell)
         settings.add(OmegaConf.to_yaml(config, resolve=True))
         order = config.benchmark.order
         assert resolve_order(order, config.benchmark.orders)[0] == order

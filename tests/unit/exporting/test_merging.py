@@ -12,7 +12,8 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
-from kif_lightning.exporting.writing import merged_model
+from kif_lightning.errors import UserError
+from kif_lightning.exporting.writing import export, merged_model
 from kif_lightning.paths import conf_dir
 from tests.helpers.streams import tiny_backbone
 from tests.helpers.tiny import toy_rows
@@ -44,3 +45,8 @@ def test_merged_is_the_same_function(name: str, tiny_t5: Path) -> None:
         found, _ = backbone.answer_logits(merged_model(model), batch)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert (untrained - expected).abs().max() > 1e-3
+
+
+def test_a_folder_may_be_given_as_text(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="which exists"):
+        export("state", str(tmp_path))
