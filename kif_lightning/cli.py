@@ -240,7 +240,7 @@ def export(
         str | None, typer.Option(metavar="OWNER/NAME", help="Then upload it to the model hub.")
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="With --push: a new repository is private.")
+        bool, typer.Option("--private", help="With --push: no one else may see the repository.")
     ] = False,
 ) -> None:
     """Write what was learnt for others: a PEFT adapter or a whole model, with a model card."""
