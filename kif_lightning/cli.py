@@ -257,6 +257,12 @@ def export(
             hub.require_name(push)
         elif private:
             raise UserError("--private is for a repository on the hub: add --push OWNER/NAME.")
+        stray = [text for text in settings or [] if "=" not in text]
+        if stray:
+            raise UserError(
+                f"Expected one folder, then settings as KEY=VALUE, got {' '.join(stray)}: leave it "
+                "out (where to write is --to FOLDER)."
+            )
         contents = export_learnt(
             place,
             to,
