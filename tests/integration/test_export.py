@@ -116,7 +116,6 @@ def test_plain_peft_and_transformers_give_every_answer_of_the_run(
         "nano": (nano, None, False),
         "nano_merged": (nano, None, True),
         "llama": (llama, None, False),
-        "llama_merged": (llama, None, True),
         "own": (told_apart, None, False),
         "own_shape": (told_apart, "shape", False),
         "own_merged": (told_apart, "colour", True),
@@ -134,8 +133,9 @@ def test_plain_peft_and_transformers_give_every_answer_of_the_run(
     export(llama.run, tmp_path / "llama_16", overrides=packed)
     ours = load(llama.run, overrides=packed, device="cpu")
     for asked, prompts in llama.prompts.items():
-        jobs.append(job(tmp_path / "llama_16", llama.base, asked, prompts))
-        expected.append(("llama_16", asked, ours.predict(prompts, task=asked, batch_size=50)))
+        jobs.append(job(tmp_path / "llama_16", llama.base, asked, prompts[:50]))
+        answers = ours.predict(prompts[:50], task=asked, batch_size=50)
+        expected.append(("llama_16", asked, answers))
     found = plain_answers(jobs, tmp_path)
     for answers, (name, asked, ours) in zip(found, expected, strict=True):
         wrong = [i for i, (a, b) in enumerate(zip(answers, ours, strict=True)) if a != b]
