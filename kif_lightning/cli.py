@@ -238,7 +238,7 @@ def export(
         str | None, typer.Option(metavar="OWNER/NAME", help="Then upload it to the model hub.")
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="With --push: a new repository is private.")
+        bool, typer.Option("--private", help="With --push: no one else may see the repository.")
     ] = False,
 ) -> None:
     """Write what was learnt for others: a PEFT adapter or a whole model, with a model card."""
@@ -255,6 +255,12 @@ def export(
             hub.require_name(push)
         elif private:
             raise UserError("--private is for a repository on the hub: add --push OWNER/NAME.")
+        stray = [text for text in settings or [] if "=" not in text]
+        if stray:
+            raise UserError(
+                f"Expected one folder, then settings as KEY=VALUE, got {' '.join(stray)}: leave it "
+                "out (where to write is --to FOLDER)."
+            )
         contents = export_learnt(
             place,
             to,

@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from kif_lightning.continual_state import PastTask
-from kif_lightning.exporting.facts import CardFacts
+from kif_lightning.continual_state import LAYOUT, PastTask
+from kif_lightning.exporting.facts import CardFacts, own_data
 from kif_lightning.exporting.forms import Contents
 from kif_lightning.metrics.transfer import FORMULAS, transfer_metrics
 from kif_lightning.reporting.console import (
@@ -26,6 +26,10 @@ from kif_lightning.storage import write_text
 TEMPLATE = "card.md.j2"
 MOST_LABELS = 20
 """Answer words listed of a task."""
+MOST_TEMPLATES = 5
+"""Prompts shown as they are made of columns."""
+HUB_METRICS = {"rouge_l": "rouge"}
+"""Metrics that the hub knows by another name."""
 NO_LICENCE = "unknown"
 """The hub's name for it."""
 SETTINGS = (
@@ -67,12 +71,14 @@ def model_card(facts: CardFacts, contents: Contents, told: Told) -> ModelCard:
         form=contents.form.name,
         stand_ins=" and ".join(stand_ins),
         scored=scored,
+        name=_name(facts),
         tasks_table=_tasks(facts.tasks),
         scores_table=_scores(facts),
         metrics={name: (value, FORMULAS[name]) for name, value in metrics.items()},
         settings_table=_settings(facts),
         weights=_words(facts.weights),
-        mask=facts.prompt.get("mask_token") or "",
+        base=_base(facts),
+        templates=_templates(facts.tasks),
         versions=facts.protocols[-1]["packages"],
         dtype=facts.dtype,
         gguf=facts.weights.get("file"),
@@ -114,9 +120,26 @@ def _front_matter(facts: CardFacts, contents: Contents, told: Told, scored: str)
         license=told.licence or NO_LICENCE,
         language=languages[0] if len(languages) == 1 else languages or None,
         tags=[*tags, *(part.replace(" ", "-") for part in stand_in_parts(facts.stand_ins))],
-        model_name=f"{facts.backbone} after {len(facts.tasks)} tasks with {facts.method}",
+        model_name=f"{_name(facts)} with {facts.method}",
         eval_results=results or None,
     )
+
+
+def _name(facts: CardFacts) -> str:
+    number = len(facts.tasks)
+    return f"{facts.backbone} after {number} task{'' if number == 1 else 's'}"
+
+
+def _base(facts: CardFacts) -> str:
+    """Weights of a folder may be others than those that the hub has by the name."""
+    in_form_of = "a model in the form of " if facts.weights.get("source") == "folder" else ""
+    return f"{in_form_of}`{facts.base_name}`"
+
+
+def _templates(tasks: Sequence[PastTask]) -> dict[str, str]:
+    """Task -> its prompt with columns in braces, of tasks that tell it; of the first few."""
+    told = [(task.name, task.data[LAYOUT]["prompt"]) for task in tasks if LAYOUT in task.data]
+    return dict(told[:MOST_TEMPLATES])
 
 
 def _results(facts: CardFacts, scored: str) -> Any:
@@ -128,10 +151,11 @@ def _results(facts: CardFacts, scored: str) -> Any:
         is_closed = task.kind == "classification"
         yield EvalResult(
             task_type="text-classification" if is_closed else "text-generation",
-            dataset_type=task.name,
+            dataset_type="other",  # anything else is taken for a data set on the hub
+            dataset_config=task.name,
             dataset_name=_flagged(task.name, ["stand-in data"] if task.stand_in else []),
             dataset_split=scored,
-            metric_type=task.metric,
+            metric_type=HUB_METRICS.get(task.metric, task.metric),
             metric_name=_flagged(f"{task.metric} in percent after all tasks", models),
             metric_value=round(score, 2),
         )
@@ -142,6 +166,7 @@ def _flagged(text: str, flags: Sequence[str]) -> str:
 
 
 def _tasks(tasks: Sequence[PastTask]) -> str:
+    names = [task.name for task in tasks]
     rows = [
         [
             str(place),
@@ -149,7 +174,7 @@ def _tasks(tasks: Sequence[PastTask]) -> str:
             task.kind,
             task.metric,
             f"{task.train_rows} / {task.test_rows}",
-            _words(task.data),
+            _words({k: v for k, v in own_data(task, names).items() if k != LAYOUT}),
             ", ".join(f"{split} {digest[:12]}" for split, digest in sorted(task.sha256.items())),
             _labels(task.labels),
         ]

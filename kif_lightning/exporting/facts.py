@@ -64,28 +64,34 @@ class CardFacts:
         task = self.tasks[place]
         return replace(
             self,
-            tasks=(replace(task, protocol=0),),
+            tasks=(replace(task, protocol=0, data=own_data(task, [t.name for t in self.tasks])),),
             phases=(self.phases[-1],),
             matrix=[[self.matrix[-1][place]]],
             protocols=[self.protocols[task.protocol]],
         )
 
 
+def own_data(task: PastTask, names: Sequence[str]) -> dict[str, Any]:
+    """Where the task's rows came from; of what is told by the tasks' ``names``, its own alone."""
+    found: dict[str, Any] = {}
+    for key, value in task.data.items():
+        by_task = isinstance(value, Mapping) and not value.keys() - set(names)
+        if not by_task or task.name in value:
+            found[key] = value[task.name] if by_task else value
+    return found
+
+
 def facts_of_state(state: ContinualState, backbone: Backbone, model: nn.Module) -> CardFacts:
     """Of a continual state, and the model that it was loaded into."""
     return CardFacts(
-        backbone=backbone.name,
-        base_name=backbone.public_name,
         base=state.parts["base"],
         tasks=state.tasks,
         phases=tuple(task.name for task in state.tasks),
         matrix=state.score_matrix,
         protocols=state.protocols,
         stand_ins=state.stand_ins,
-        use=backbone.plain_use(model),
-        prompt=backbone.protocol(),
-        dtype=backbone.computation(model)["backbone_dtype"],
         digest=state.digest or None,
+        **_of_backbone(backbone, model),
     )
 
 
@@ -109,15 +115,21 @@ def facts_of_run(
     """
     tasks = [PastTask(**{**task, "labels": tuple(task["labels"])}) for task in stream["tasks"]]
     return CardFacts(
-        backbone=backbone.name,
-        base_name=backbone.public_name,
         base=base,
         tasks=tuple(tasks),
         phases=tuple(phases),
         matrix=matrix,
         protocols=stream["protocols"],
         stand_ins=stream["stand_ins"],
-        use=backbone.plain_use(model),
-        prompt=backbone.protocol(),
-        dtype=backbone.computation(model)["backbone_dtype"],
+        **_of_backbone(backbone, model),
     )
+
+
+def _of_backbone(backbone: Backbone, model: nn.Module) -> dict[str, Any]:
+    return {
+        "backbone": backbone.name,
+        "base_name": backbone.public_name,
+        "use": backbone.plain_use(model),
+        "prompt": backbone.protocol(),
+        "dtype": backbone.computation(model)["backbone_dtype"],
+    }

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from kif_lightning.backbones.decoding import base_model
 from kif_lightning.errors import UserError, nearest_names
 from kif_lightning.exporting.card import Told, adapter_folders, write_card
 from kif_lightning.exporting.facts import CardFacts, facts_of_state
 from kif_lightning.exporting.forms import Contents, contents_of
-from kif_lightning.learnt_model import LearntModel, load
+from kif_lightning.learnt_model import LearntModel, learnt_model
+from kif_lightning.packing import open_state
 from kif_lightning.reporting.stamp import software
 from kif_lightning.storage import replacing_folder, write_json
 
@@ -54,7 +56,10 @@ def export(
     to = Path(to)
     if to.exists():
         raise UserError(f"--to must be a new folder, got {to}, which exists: name another one.")
-    learnt = load(place, after=after, overrides=overrides)
+    state = open_state(Path(place), after)
+    # Packed weights alone need a GPU; others would only have to fit into one.
+    device = None if state.config["backbone"].get("quantisation") else "cpu"
+    learnt = learnt_model(state, place=place, overrides=overrides, device=device)
     chosen = _chosen(learnt, task, merged=merged)
     facts = facts_of_state(learnt.state, learnt.backbone, learnt.model)
     if chosen is not None:
@@ -66,14 +71,7 @@ def export(
     base.config._name_or_path = learnt.backbone.public_name
     try:
         with replacing_folder(to) as folder:
-            if merged:
-                merged_model(learnt.model).save_pretrained(str(folder))
-            else:
-                learnt.adapter.save(learnt.model, folder)
-                if chosen is not None:
-                    _keep_one(folder, chosen)
-            learnt.backbone.save_tokenizer(folder)
-            contents = contents_of(folder, merged=merged)
+            contents = _write_weights(learnt, folder, chosen, merged=merged)
             write_card(folder, facts, contents, told or Told())
             write_json(folder / FOR_TOOLS, for_tools(facts, contents))
     except OSError as error:
@@ -146,7 +144,7 @@ def _require_mergeable(learnt: LearntModel, task: str | None) -> None:
     if learnt.backbone.provenance.get("quantisation"):
         raise UserError(
             "The learnt weights cannot be merged into quantised base weights without rounding "
-            "them: leave --merged out, or load the full ones (backbone.quantisation=null)."
+            "them: leave --merged out."
         )
     model = learnt.model
     if isinstance(model, PreTrainedModel):
@@ -162,10 +160,29 @@ def _require_mergeable(learnt: LearntModel, task: str | None) -> None:
         )
 
 
-def merged_model(model: nn.Module) -> PreTrainedModel:
-    """The transformers model with the active adapters' weights in its own; in place."""
-    whole: Any = model.merge_and_unload() if isinstance(model, PeftModel) else model
-    return whole
+def _write_weights(
+    learnt: LearntModel, folder: Path, chosen: int | None, *, merged: bool
+) -> Contents:
+    """Write weights and tokenizer; tells what then is in the folder."""
+    model: Any = learnt.model
+    merges = merged and isinstance(model, PeftModel)
+    shows_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        if merges:
+            model.merge_and_unload().save_pretrained(str(folder))
+        else:
+            learnt.adapter.save(model, folder)
+    finally:
+        if shows_bar:
+            transformers_logging.enable_progress_bar()
+    if chosen is not None and not merges:
+        _keep_one(folder, chosen)
+    contents = contents_of(folder, merged=merges)
+    if contents.has_tokenizer:  # saved with all the weights
+        return contents
+    learnt.backbone.save_tokenizer(folder)
+    return replace(contents, has_tokenizer=True)
 
 
 def _keep_one(folder: Path, place: int) -> None:

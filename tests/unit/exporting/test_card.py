@@ -41,6 +41,7 @@ def past(name: str, **given: Any) -> PastTask:
         "sha256": {"test": "0123456789abcdef"},
         "train_rows": 7,
         "test_rows": 5,
+        "test_sha256": "3210",
         "decode": "generate",
         "max_new_tokens": 3,
         "data": {"source": "own"},
@@ -98,12 +99,64 @@ def test_metrics_come_with_formulas_or_are_said_to_be_unknown() -> None:
     assert "| after two | not evaluated | 90.0 |" in card.text
     assert "average_performance" not in card.text
     assert "not known: not every task was evaluated" in card.text
-    assert [result.dataset_type for result in card.data.eval_results] == ["two"]
+    assert [result.dataset_config for result in card.data.eval_results] == ["two"]
+
+
+def test_what_the_hub_reads_is_of_its_kind() -> None:
+    tasks = past("one", metric="rouge_l"), past("two", metric="rouge_l")
+    data = model_card(facts(*tasks), ADAPTER, Told()).data.to_dict()["model-index"][0]
+    found = [(r["dataset"]["type"], r["dataset"]["config"]) for r in data["results"]]
+    assert found == [("other", "one"), ("other", "two")]
+    assert {r["metrics"][0]["type"] for r in data["results"]} == {"rouge"}
+    assert data["name"] == "tiny after 2 tasks with seq_lora"
+    one = model_card(facts(past("one"), matrix=[[80.0]]), ADAPTER, Told()).data.to_dict()
+    assert one["model-index"][0]["name"] == "tiny after 1 task with seq_lora"
+
+
+def test_of_a_folder_only_the_form_is_known() -> None:
+    assert "A PEFT adapter for a model in the form of `tiny/llama`." in str(
+        model_card(two(), ADAPTER, Told())
+    )
+    hub = [{**PROTOCOL, "weights": {"source": "hub"}}]
+    assert "A PEFT adapter for `tiny/llama`." in str(
+        model_card(two(protocols=hub), ADAPTER, Told())
+    )
+
+
+def test_of_the_data_each_task_has_its_own_row_and_template() -> None:
+    shares, sets = {"one": 0.2}, {"one": {"repo": "me/a"}, "two": {"repo": "me/b"}}
+    layout = {"prompt": "Which?\n```{text}", "answer": "{label}", "words": {"0": "no"}}
+    tasks = [
+        past(name, data={"source": "own", "held_out": shares, "sets": sets, **more})
+        for name, more in (("one", {"layout": layout}), ("two", {}))
+    ]
+    card = model_card(facts(*tasks), ADAPTER, Told()).text
+    rows = [line for line in card.splitlines() if line.startswith(("| 1 |", "| 2 |"))]
+    assert "| source own, held_out 0.2, sets (repo me/a) |" in rows[0]
+    assert "| source own, sets (repo me/b) |" in rows[1]
+    assert "The text of one, columns of its data in braces:\n\n    Which?\n    ```{text}\n" in card
+    assert "The text of two" not in card
+    alone = model_card(facts(*tasks).of_task(1), ADAPTER, Told()).text
+    assert "| source own, sets (repo me/b) |" in alone
+    ast.parse(code(card))
+
+
+def test_the_mask_is_added_by_the_code_alone() -> None:
+    card = model_card(two(prompt={"mask_token": "<extra_id_0>"}), ADAPTER, Told())
+    assert "<extra_id_0>" not in card.text.partition("## Use it")[2].partition("```python")[0]
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("float32", "seldom"), ("bfloat16", "some answers")])
+def test_how_much_merging_rounds_depends_on_the_type(dtype: str, told: str) -> None:
+    merged = replace(ADAPTER, form=Form.MODEL, merged=True)
+    assert f"rounds to {dtype}: {told}" in model_card(two(dtype=dtype), merged, Told()).text
 
 
 def test_tasks_learnt_at_once_have_one_row() -> None:
     card = model_card(two(matrix=[[80.0, 90.0]], phases=("all",)), ADAPTER, Told()).text
     assert "all at once" in card
+    assert 'load("STATE")' not in card
+    assert 'load("STATE")' in model_card(two(), ADAPTER, Told()).text
     assert "| after all | 80.0 | 90.0 |" in card
 
 

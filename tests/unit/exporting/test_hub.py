@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -14,11 +16,15 @@ from kif_lightning.exporting import hub
 
 
 class StubApi:
-    """Notes what is asked of it; ``error`` is raised by the upload."""
+    """Notes what is asked of it; ``error`` is raised by the upload, ``public``: it was there."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: Exception | None = None, *, public: bool = False) -> None:
         self.calls: list[tuple[str, Any]] = []
         self.error = error
+        self.public = public
+
+    def repo_info(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(private=not self.public)
 
     def create_repo(self, name: str, **options: Any) -> str:
         self.calls.append((name, options))
@@ -45,16 +51,33 @@ def test_the_folder_goes_up_in_one_commit(
     (made, uploaded) = api.calls
     assert made == ("me/model", {"private": private, "exist_ok": True})
     assert uploaded[1]["folder_path"] == str(tmp_path)
+    assert uploaded[1]["delete_patterns"] == "*"
 
 
-def test_without_a_hub_the_folder_stays_and_nothing_is_tried(
+def test_what_shall_be_private_is_not_uploaded_to_a_public_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    api = use(monkeypatch, StubApi(public=True))
+    with pytest.raises(UserError, match="me/model is there and is public"):
+        hub.push(tmp_path, "me/model", private=True)
+    assert len(api.calls) == 1
+    hub.push(tmp_path, "me/model")
+    assert len(api.calls) == 3
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_without_a_hub_the_folder_stays_and_nothing_is_tried(
+    private: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "my model"
+    folder.mkdir()
     api = use(monkeypatch, StubApi(), answers=False)
-    with pytest.raises(UserError, match=f"whole in {tmp_path}, but was not pushed") as told:
-        hub.push(tmp_path, "me/model")
-    assert f"hf upload me/model {tmp_path}" in str(told.value)
-    assert (api.calls, tmp_path.is_dir()) == ([], True)
+    with pytest.raises(UserError, match=f"whole in {folder}, but was not pushed") as told:
+        hub.push(folder, "me/model", private=private)
+    advice = shlex.split(str(told.value).partition("run: ")[2])
+    same = ["hf", "upload", "me/model", str(folder), ".", "--delete", "*"]
+    assert advice == [*same, *["--private"] * private]
+    assert (api.calls, folder.is_dir()) == ([], True)
 
 
 @pytest.mark.parametrize(

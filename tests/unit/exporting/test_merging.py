@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from kif_lightning.errors import UserError
-from kif_lightning.exporting.writing import export, merged_model
+from kif_lightning.exporting.writing import export
 from kif_lightning.paths import conf_dir
 from tests.helpers.streams import tiny_backbone
 from tests.helpers.tiny import toy_rows
@@ -42,7 +42,7 @@ def test_merged_is_the_same_function(name: str, tiny_t5: Path) -> None:
     with torch.no_grad():
         untrained, _ = backbone.answer_logits(plain, batch)
         expected, _ = backbone.answer_logits(model, batch)
-        found, _ = backbone.answer_logits(merged_model(model), batch)
+        found, _ = backbone.answer_logits(model.merge_and_unload(), batch)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     assert (untrained - expected).abs().max() > 1e-3
 
