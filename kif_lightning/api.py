@@ -5,7 +5,6 @@ A user's mistake raises :class:`~kif_lightning.errors.UserError`. docs/python_ap
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +28,10 @@ from kif_lightning.continual_state import memory_note
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Benchmark
 from kif_lightning.learnt_model import LearntModel, load
+from kif_lightning.metrics.transfer import FORMULAS
 from kif_lightning.paths import conf_dir
 from kif_lightning.reporting import comparison
+from kif_lightning.reporting.comparison.contents import Contents
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.finished_run import FinishedRun as Run
 
@@ -135,6 +136,8 @@ def run(*settings: str | DictConfig, folder: str | Path | None = None, quiet: bo
 def compare(*runs: Place, show_differences: bool = False) -> pd.DataFrame:
     """Finished runs side by side: a row a run, every number in full, as summary.csv has them.
 
+    Transfer metrics that none of the runs has are left out.
+
     Args:
         runs: runs, or folders of runs or that hold some.
         show_differences: runs of different protocols are told apart, not refused.
@@ -142,8 +145,11 @@ def compare(*runs: Place, show_differences: bool = False) -> pd.DataFrame:
     Raises:
         UserError: fewer than two runs, or protocols that differ.
     """
-    table = comparison.summary_csv(_compared(runs, None, show_differences))
-    return pd.read_csv(io.StringIO(table)).dropna(axis="columns", how="all")
+    found = _compared(runs, None, show_differences)
+    frame = pd.DataFrame(comparison.summary_rows(found))
+    frame = frame.drop(columns=[name for name in FORMULAS if frame[name].isna().all()])
+    frame.attrs["stand_ins"] = tuple(found["stand_ins"])
+    return frame
 
 
 def comparison_report(
@@ -231,7 +237,12 @@ def _config(settings: Sequence[str | DictConfig]) -> DictConfig:
 
 def _compared(
     runs: Sequence[Place], baseline: str | None, show_differences: bool
-) -> dict[str, object]:
+) -> Contents:
+    wrong = [type(one).__name__ for one in runs if not isinstance(one, Place)]
+    if wrong:
+        raise UserError(
+            f"Expected runs or their folders one by one, as in compare(a, b), got a {wrong[0]}."
+        )
     folders = [_folder(one) for one in runs]
     groups = comparison.read_runs(folders, show_differences=show_differences)
     return comparison.contents(groups, baseline=baseline)

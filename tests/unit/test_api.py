@@ -111,6 +111,30 @@ def test_comparing_gives_every_number_in_full(tmp_path: Path) -> None:
         api.compare(folders[0])
 
 
+def test_real_runs_have_the_stamps_column_empty(tmp_path: Path) -> None:
+    """Names that look like numbers stay texts; of the metrics alone, what no run has is left out."""
+    folders = [
+        fake_run(tmp_path / name, method=name, stand_ins=stand_ins)
+        for name, stand_ins in (("02", ()), ("nan", ()), ("seq_lora", STAND_INS))
+    ]
+    real = api.compare(*folders[:2])
+    assert list(real["stand_ins"]) == ["", ""]
+    assert list(real["method"]) == ["02", "nan"]
+    assert list(real["seed"]) == [1, 1]
+    assert "forward_transfer_zero_shot" not in real
+    assert "peak_gpu_memory_bytes" in real
+    assert real.attrs["stand_ins"] == ()
+    mixed = api.compare(*folders, show_differences=True)
+    assert sorted(mixed["stand_ins"]) == ["", "", "; ".join(STAND_INS)]
+    assert mixed.attrs["stand_ins"] == STAND_INS
+
+
+def test_runs_are_given_one_by_one(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path / name, method=name) for name in ("kif", "seq_lora")]
+    with pytest.raises(UserError, match=r"compare\(a, b\), got a list"):
+        api.compare(folders)  # type: ignore[arg-type]
+
+
 def test_a_baseline_must_be_among_the_compared(tmp_path: Path) -> None:
     folders = [fake_run(tmp_path / name, method=name, steps=2) for name in ("kif", "seq_lora")]
     with pytest.raises(UserError, match="ewc"):
