@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir, option_names
+from kif_lightning.paths import option_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 SLOTS = (
@@ -163,9 +163,9 @@ def extend(
 ) -> None:
     """Learn new tasks from where a state stands; the old one stays, a new one is written."""
     from kif_lightning.extending import extend as extend_state
-    from kif_lightning.reporting.console import RunConsole
+    from kif_lightning.launch import new_console
 
-    console = RunConsole()
+    console = new_console()
     given = settings or []
     # A path may hold an equals sign, too.
     tasks = [Path(text) for text in given if "=" not in text or Path(text).exists()]
@@ -544,14 +544,10 @@ COSTS = {
 
 def declarations() -> list[dict[str, Any]]:
     """What every method's yaml says of itself."""
-    from hydra import compose, initialize_config_dir
+    from kif_lightning.composing import composed
 
-    found = []
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for name in option_names("method"):
-            method = compose("config", overrides=[f"method={name}"]).method
-            found.append({key: method[key] for key in DECLARED})
-    return found
+    methods = [composed([f"method={name}"]).method for name in option_names("method")]
+    return [{key: method[key] for key in DECLARED} for method in methods]
 
 
 def method_table() -> str:

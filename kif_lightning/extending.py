@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kif_lightning import launch
+from kif_lightning import composing, launch
 from kif_lightning.benchmarks.folder import task_names
 from kif_lightning.continual_state import ContinualState, read_state
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
-from kif_lightning.paths import conf_dir, option_names
+from kif_lightning.paths import option_names
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.storage import flat
 
@@ -40,6 +38,7 @@ def extend(
     tasks: Path | None = None,
     overrides: Sequence[str] = (),
     with_memory: bool = False,
+    run_dir: Path | None = None,
     console: RunConsole,
 ) -> Path | None:
     """Learn more tasks; the state stays as it is, the new one is written once all are learnt.
@@ -53,6 +52,7 @@ def extend(
             overrides name a benchmark.
         overrides: ``key=value`` settings that differ from the state's.
         with_memory: also write raw rows of past tasks, if the method keeps some.
+        run_dir: folder of the run behind it; None: one named by the settings.
         console: where it speaks.
 
     Returns:
@@ -78,6 +78,8 @@ def extend(
         )
     config = config_of(before, overrides, tasks=tasks)
     config.continue_from = str(state)
+    if run_dir is not None:
+        config.run_dir = str(run_dir)
     if launch.run_cell(config, console).results is None:
         return None
     return pack(launch.run_path(config), to, with_memory=with_memory)
@@ -126,14 +128,9 @@ def _yamls(state: ContinualState, overrides: Sequence[str]) -> dict[str, Any]:
         f"seed={state.config['seed']}",
         *[f"method={method}"] * (method in option_names("method")),
     ]
-    try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
-            composed = compose("config", [*own, *overrides])
-        found: Any = OmegaConf.to_container(composed)
-        found["benchmark"] = OmegaConf.to_container(composed.benchmark, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        told = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(f"{' '.join(overrides)}: {told}; kif list names the choices.") from error
+    config = composing.composed([*own, *overrides])
+    found: Any = OmegaConf.to_container(config)
+    found["benchmark"] = OmegaConf.to_container(config.benchmark, resolve=True)
     return dict(found)
 
 

@@ -21,9 +21,10 @@ LAYERS: dict[int, tuple[str, ...]] = {
         *("batches", "datamodule", "checkpoint_io", "callbacks"),
     ),
     4: (
-        *("run_state", "run_lock", "assembly", "protocol", "checkup", "evaluation"),
-        *("boundaries", "probe", "tracking", "dashboard", "runner", "plan", "sweep", "launch"),
-        *("tuning", "whatif", "continual_state", "continuing", "packing", "extending"),
+        *("run_state", "run_lock", "assembly", "protocol", "composing", "checkup"),
+        *("evaluation", "boundaries", "probe", "tracking", "dashboard", "runner", "plan"),
+        *("sweep", "launch", "tuning", "whatif", "continual_state", "continuing"),
+        *("packing", "extending"),
         *("learnt_model", "predicting", "exporting"),
     ),
     5: ("__main__", "cli", "api"),
