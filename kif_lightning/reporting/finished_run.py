@@ -71,9 +71,9 @@ class FinishedRun:
         record = self.record
         frame = pd.DataFrame(
             record.matrix,
-            # In a file only the name of the index is left of the corner.
-            index=pd.Index(record.phases, name=stamped("percent after", self.stand_ins)),
-            columns=record.tasks,
+            # Shown, it is the columns' name that is whole; in a file there is the index's alone.
+            index=pd.Index(record.phases, name=stamped("after", self.stand_ins)),
+            columns=pd.Index(record.tasks, name=stamped("percent", self.stand_ins)),
             dtype="float64",
         )
         frame.attrs["stand_ins"] = self.stand_ins
