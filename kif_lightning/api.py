@@ -5,7 +5,7 @@ A user's mistake raises :class:`~kif_lightning.errors.UserError`. docs/python_ap
 
 from __future__ import annotations
 
-import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,50 +13,25 @@ from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
-from kif_lightning import extending, launch, packing
-from kif_lightning.assembly import Parts, build_benchmark, build_parts
+from kif_lightning import assembly, extending, launch, packing
+from kif_lightning.assembly import Parts, build_benchmark
 from kif_lightning.benchmarks.doctor import Finding
 from kif_lightning.checkup import examine_all, read_tasks
+from kif_lightning.composing import composed
 from kif_lightning.continual_state import memory_note
-from kif_lightning.errors import UserError
+from kif_lightning.errors import UserError as UserError
+from kif_lightning.exporting.writing import export as export
 from kif_lightning.interfaces import Benchmark
-from kif_lightning.learnt_model import LearntModel, load
-from kif_lightning.paths import conf_dir
+from kif_lightning.learnt_model import load as load
+from kif_lightning.metrics.transfer import FORMULAS
 from kif_lightning.reporting import comparison
-from kif_lightning.reporting.console import RunConsole
+from kif_lightning.reporting.comparison.contents import Contents
 from kif_lightning.reporting.finished_run import FinishedRun as Run
-
-__all__ = [
-    "Benchmark",
-    "LearntModel",
-    "Parts",
-    "Run",
-    "UserError",
-    "build_parts",
-    "build_stream",
-    "compare",
-    "comparison_report",
-    "compose",
-    "doctor",
-    "extend",
-    "load",
-    "pack",
-    "run",
-    "stream_table",
-]
 
 Place = Run | str | Path
 """A run, or a folder."""
-WIDTH = 200
-"""Columns of what is said in a notebook, which scrolls."""
 
 
 def compose(*overrides: str) -> DictConfig:
@@ -68,12 +43,13 @@ def compose(*overrides: str) -> DictConfig:
     Raises:
         UserError: one of them does not fit.
     """
-    try:
-        with _own_hydra(), initialize_config_dir(conf_dir(), version_base="1.3"):
-            return hydra_compose("config", list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        told = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(f"{' '.join(overrides)}: {told}; kif list names the choices.") from error
+    of_sweeps = [text for text in overrides if re.match(r"[+~]*(sweep|hydra)\b", text)]
+    if of_sweeps:
+        raise UserError(
+            f"One call is one run, got {' '.join(of_sweeps)}: leave it out and write a loop, or "
+            "use python -m kif_lightning."
+        )
+    return composed(overrides)
 
 
 def build_stream(config: DictConfig) -> Benchmark:
@@ -82,7 +58,18 @@ def build_stream(config: DictConfig) -> Benchmark:
     Raises:
         UserError: data that cannot be had or read; all mistakes found, one a line.
     """
+    _require_composed(config)
     return build_benchmark(config)
+
+
+def build_parts(config: DictConfig) -> Parts:
+    """What a run is made of, see :class:`kif_lightning.assembly.Parts`; no weights are loaded.
+
+    Raises:
+        UserError: a mistake in settings or data.
+    """
+    _require_composed(config)
+    return assembly.build_parts(config)
 
 
 def stream_table(stream: Benchmark) -> pd.DataFrame:
@@ -126,7 +113,7 @@ def run(*settings: str | DictConfig, folder: str | Path | None = None, quiet: bo
     if folder is not None:
         config.run_dir = str(folder)
     with _interruptible():
-        cell = launch.run_cell(config, _console(quiet))
+        cell = launch.run_cell(config, launch.new_console(quiet=quiet))
     if cell.asked_to_stop:
         raise KeyboardInterrupt("Interrupted while the finished run's report was made.")
     return Run.open(launch.run_path(config))
@@ -135,6 +122,8 @@ def run(*settings: str | DictConfig, folder: str | Path | None = None, quiet: bo
 def compare(*runs: Place, show_differences: bool = False) -> pd.DataFrame:
     """Finished runs side by side: a row a run, every number in full, as summary.csv has them.
 
+    Transfer metrics that none of the runs has are left out.
+
     Args:
         runs: runs, or folders of runs or that hold some.
         show_differences: runs of different protocols are told apart, not refused.
@@ -142,8 +131,11 @@ def compare(*runs: Place, show_differences: bool = False) -> pd.DataFrame:
     Raises:
         UserError: fewer than two runs, or protocols that differ.
     """
-    table = comparison.summary_csv(_compared(runs, None, show_differences))
-    return pd.read_csv(io.StringIO(table)).dropna(axis="columns", how="all")
+    found = _compared(runs, None, show_differences)
+    frame = pd.DataFrame(comparison.summary_rows(found))
+    frame = frame.drop(columns=[name for name in FORMULAS if frame[name].isna().all()])
+    frame.attrs["stand_ins"] = tuple(found["stand_ins"])
+    return frame
 
 
 def comparison_report(
@@ -194,26 +186,30 @@ def extend(
     tasks: str | Path | None = None,
     overrides: Sequence[str] = (),
     with_memory: bool = False,
+    folder: str | Path | None = None,
     quiet: bool = False,
 ) -> Path | None:
     """Learn more tasks from where a state stands, see :func:`kif_lightning.extending.extend`.
+
+    ``folder``: of the run behind it, for :meth:`Run.open`; None: one named by the settings.
 
     Raises:
         UserError: as there.
         KeyboardInterrupt: it was interrupted; the same call goes on from the last step saved.
     """
-    with _interruptible(), _own_hydra():
-        folder = extending.extend(
+    with _interruptible():
+        written = extending.extend(
             Path(state),
             Path(to),
             tasks=None if tasks is None else Path(tasks),
             overrides=overrides,
             with_memory=with_memory,
-            console=_console(quiet),
+            run_dir=None if folder is None else Path(folder),
+            console=launch.new_console(quiet=quiet),
         )
-    if folder is not None:
-        _tell_memory(folder)
-    return folder
+    if written is not None:
+        _tell_memory(written)
+    return written
 
 
 def _config(settings: Sequence[str | DictConfig]) -> DictConfig:
@@ -221,7 +217,7 @@ def _config(settings: Sequence[str | DictConfig]) -> DictConfig:
     if len(overrides) == len(settings):
         return compose(*overrides)
     if len(settings) == 1 and isinstance(settings[0], DictConfig):
-        return settings[0].copy()
+        return _require_composed(settings[0]).copy()
     kinds = ", ".join(type(one).__name__ for one in settings)
     raise UserError(
         f"Expected overrides (texts), or one config alone, got {kinds}: give the overrides to "
@@ -229,9 +225,23 @@ def _config(settings: Sequence[str | DictConfig]) -> DictConfig:
     )
 
 
-def _compared(
-    runs: Sequence[Place], baseline: str | None, show_differences: bool
-) -> dict[str, object]:
+def _require_composed(config: DictConfig) -> DictConfig:
+    """A run's config.yaml, for one, leaves out what changes no result."""
+    known = composed()
+    is_config = isinstance(config, DictConfig)
+    missing = [key for key in known if not is_config or key not in config]
+    if missing:
+        got = f"one without {', '.join(map(str, missing))}" if is_config else type(config).__name__
+        raise UserError(f"Expected a config of kif_lightning.compose, got {got}: compose it.")
+    return config
+
+
+def _compared(runs: Sequence[Place], baseline: str | None, show_differences: bool) -> Contents:
+    wrong = [type(one).__name__ for one in runs if not isinstance(one, Place)]
+    if wrong:
+        raise UserError(
+            f"Expected runs or their folders one by one, as in compare(a, b), got a {wrong[0]}."
+        )
     folders = [_folder(one) for one in runs]
     groups = comparison.read_runs(folders, show_differences=show_differences)
     return comparison.contents(groups, baseline=baseline)
@@ -239,14 +249,6 @@ def _compared(
 
 def _folder(run: Place) -> Path:
     return run.folder if isinstance(run, Run) else Path(run)
-
-
-def _console(quiet: bool) -> RunConsole:
-    """Plain text also in a notebook, where rich would show every line as a page of its own."""
-    console = Console(
-        quiet=quiet, highlight=False, soft_wrap=True, width=WIDTH, force_jupyter=False
-    )
-    return RunConsole(console)
 
 
 def _tell_memory(state: Path) -> None:
@@ -264,14 +266,3 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt(
             "Stopped before its end; the same call goes on from there."
         ) from stopped
-
-
-@contextmanager
-def _own_hydra() -> Iterator[None]:
-    """Hydra knows one config tree at a time: the caller's is laid aside and put back."""
-    known = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra = known

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tqdm.auto import tqdm
@@ -30,10 +29,11 @@ from kif_lightning.benchmarks.folder import (
 from kif_lightning.benchmarks.own import read_own_tasks
 from kif_lightning.benchmarks.own.description import METRIC_OF_KIND
 from kif_lightning.benchmarks.rows import distinct_outputs
+from kif_lightning.composing import composed
 from kif_lightning.errors import MissingPartError, UserError, nearest_names, require_choice
 from kif_lightning.interfaces import Row, SourceTask, Split, Task
 from kif_lightning.metrics.text import normalise_answer
-from kif_lightning.paths import cache_dir, conf_dir, option_names
+from kif_lightning.paths import cache_dir, option_names
 from kif_lightning.storage import read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,7 @@ def named_backbone(option: str) -> Any:
     known = option_names("backbone")
     if name not in known:
         raise UserError(f"--backbone={name}: {nearest_names(name, known)}.")
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        config = compose("config", overrides=[f"backbone={name}"])
+    config = composed([f"backbone={name}"])
     OmegaConf.resolve(config.backbone)
     if copied:
         if not (Path(copied) / "config.json").is_file():

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir, option_names
+from kif_lightning.paths import option_names
 
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 SLOTS = (
@@ -554,14 +554,10 @@ COSTS = {
 
 def declarations() -> list[dict[str, Any]]:
     """What every method's yaml says of itself."""
-    from hydra import compose, initialize_config_dir
+    from kif_lightning.composing import composed
 
-    found = []
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        for name in option_names("method"):
-            method = compose("config", overrides=[f"method={name}"]).method
-            found.append({key: method[key] for key in DECLARED})
-    return found
+    methods = [composed([f"method={name}"]).method for name in option_names("method")]
+    return [{key: method[key] for key in DECLARED} for method in methods]
 
 
 def method_table() -> str:

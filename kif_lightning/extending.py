@@ -8,18 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kif_lightning import launch, ranks
+from kif_lightning import composing, launch, ranks
 from kif_lightning.benchmarks.folder import DEFAULT_TASK, task_names
 from kif_lightning.checkup import open_tasks
 from kif_lightning.continual_state import ContinualState, read_state, require_new
 from kif_lightning.errors import UserError
 from kif_lightning.packing import pack
-from kif_lightning.paths import conf_dir, option_names
+from kif_lightning.paths import option_names
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.state_settings import TAKEN, settings_of
 from kif_lightning.storage import flat
@@ -45,6 +43,7 @@ def extend(
     tasks: Path | None = None,
     overrides: Sequence[str] = (),
     with_memory: bool = False,
+    run_dir: Path | None = None,
     console: RunConsole,
 ) -> Path | None:
     """Learn more tasks; the state stays as it is, the new one is written once all are learnt.
@@ -58,6 +57,7 @@ def extend(
             overrides name a benchmark.
         overrides: ``key=value`` settings that differ from the state's.
         with_memory: also write raw rows of past tasks, if the method keeps some.
+        run_dir: folder of the run behind it; None: one named by the settings.
         console: where it speaks.
 
     Returns:
@@ -82,6 +82,8 @@ def extend(
         )
     config = config_of(before, overrides, tasks=tasks)
     config.continue_from = str(state)
+    if run_dir is not None:
+        config.run_dir = str(run_dir)
     if before.keeps_memory and not with_memory:
         console.say(
             "Without --with-memory the new state will hold none of the rows of past tasks that the "
@@ -166,14 +168,9 @@ def _yamls(state: ContinualState, overrides: Sequence[str]) -> dict[str, Any]:
         f"seed={state.config['seed']}",
         *[f"method={method}"] * (method in option_names("method")),
     ]
-    try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
-            composed = compose("config", [*own, *overrides])
-        found: Any = OmegaConf.to_container(composed)
-        found["benchmark"] = OmegaConf.to_container(composed.benchmark, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        told = str(error).partition("\n")[0].rstrip(".")
-        raise UserError(f"{' '.join(overrides)}: {told}; kif list names the choices.") from error
+    config = composing.composed([*own, *overrides])
+    found: Any = OmegaConf.to_container(config)
+    found["benchmark"] = OmegaConf.to_container(config.benchmark, resolve=True)
     return dict(found)
 
 

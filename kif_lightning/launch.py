@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from rich.console import Console
 
 from kif_lightning import ranks
 from kif_lightning.assembly import build_benchmark, build_parts, build_probe, fixed
@@ -82,12 +81,11 @@ def launch(config: DictConfig) -> None:
             if ranks.is_first() or ranks.world_size() == 1:
                 logging.getLogger(__name__).error("%s", error)
             sys.exit(2)
-    gc.collect()
 
 
-def new_console() -> RunConsole:
-    """One by which only the first of several processes speaks."""
-    return RunConsole() if ranks.is_first() else RunConsole(Console(quiet=True))
+def new_console(*, quiet: bool = False) -> RunConsole:
+    """Where a run speaks: of several processes the first alone."""
+    return RunConsole(quiet=quiet or not ranks.is_first())
 
 
 def _is_sweep() -> bool:
@@ -127,6 +125,9 @@ def run_cell(config: DictConfig, console: RunConsole) -> Cell:
             )
             interruption.pass_on()
             sys.exit(EXIT_STATUS if ranks.is_first() else 0)
+        finally:
+            # A Trainer and its parts know each other: without this the model would stay in memory.
+            gc.collect()
 
 
 @contextmanager
@@ -163,6 +164,7 @@ def run(
         _report(config, folder, console)
         return results
     runner = new_runner(config, console, interruption)
+    runner.require_startable()
     if _is_sweep() and runner.starts_ranks:
         # Each would begin with the sweep's first cell, whichever this one is.
         raise UserError(

@@ -16,7 +16,8 @@ import torch
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.strategies import DDPStrategy
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -139,6 +140,26 @@ class StreamRunner:
         """Whether this process would start others, as no launcher outside has done so."""
         trainer = self.new_trainer([], training=False)
         return trainer.world_size > 1 and trainer.strategy.launcher is not None
+
+    def require_startable(self) -> None:
+        """Refuse processes that cannot be started from here as this one was.
+
+        Raises:
+            UserError: they would be forked, which hangs, or Lightning has no way to start them.
+        """
+        way = "use python -m kif_lightning, or trainer.devices=1 trainer.strategy=auto."
+        try:
+            trainer = self.new_trainer([], training=False)
+        except MisconfigurationException as error:
+            if "interactive environment" not in str(error):
+                raise
+            strategy = self.options.trainer.get("strategy")
+            raise UserError(
+                f"trainer.strategy={strategy} cannot be used from a notebook: {way}"
+            ) from error
+        launcher = trainer.strategy.launcher
+        if trainer.world_size > 1 and isinstance(launcher, _MultiProcessingLauncher):
+            raise UserError(f"Several processes cannot be started from a notebook: {way}")
 
     def _join(self) -> None:
         """Start the other ranks, if there are to be some, and let all know each other.

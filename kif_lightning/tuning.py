@@ -7,7 +7,6 @@ same scores lead a seeded search the same way.
 
 from __future__ import annotations
 
-import gc
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,6 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
@@ -25,10 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from kif_lightning.assembly import MOST_LR, build_benchmark
 from kif_lightning.benchmarks.orders import permuted
+from kif_lightning.composing import composed
 from kif_lightning.errors import DivergedError, UserError, require_between, require_count
 from kif_lightning.interruption import EXIT_STATUS
 from kif_lightning.launch import run_cell, run_path
-from kif_lightning.paths import conf_dir, option_names
+from kif_lightning.paths import option_names
 from kif_lightning.reporting.console import RunConsole
 from kif_lightning.reporting.search import Searched, Trial, publish
 
@@ -95,13 +94,9 @@ def _optuna() -> Any:
 
 def _searches(overrides: Sequence[str], order: str | None, lr_span: float) -> list[Search]:
     methods, others = _split(overrides)
-    try:
-        with initialize_config_dir(conf_dir(), version_base="1.3"):
-            chosen = [[*others, *([f"method={method}"] if method else [])] for method in methods]
-            of_search = _search_order(chosen[0], order)
-            return [_composed(own, of_search, lr_span) for own in chosen]
-    except HydraException as error:
-        raise UserError(f"kif tune {shlex.join(overrides)}: {error}") from error
+    chosen = [[*others, *([f"method={method}"] if method else [])] for method in methods]
+    of_search = _search_order(chosen[0], order)
+    return [_of_method(own, of_search, lr_span) for own in chosen]
 
 
 def _split(overrides: Sequence[str]) -> tuple[list[str | None], list[str]]:
@@ -156,15 +151,15 @@ def _search_order(own: list[str], order: str | None) -> str | list[str]:
 
 def _task_names(overrides: list[str]) -> list[str]:
     """Names of orders do not tell: two of them may hold the same sequence."""
-    return [task.name for task in build_benchmark(compose("config", overrides=overrides)).tasks]
+    return [task.name for task in build_benchmark(composed(overrides)).tasks]
 
 
 def _key(override: str) -> str:
     return override.lstrip("+").partition("=")[0]
 
 
-def _composed(own: list[str], order: str | list[str], lr_span: float) -> Search:
-    reported = compose("config", overrides=own)
+def _of_method(own: list[str], order: str | list[str], lr_span: float) -> Search:
+    reported = composed(own)
     given = {_key(text) for text in own}
     of_search = [
         *("evaluation.rows=held_out", "save_model=false"),
@@ -172,7 +167,7 @@ def _composed(own: list[str], order: str | list[str], lr_span: float) -> Search:
         f"experiment_name={reported.experiment_name}_tuning",
         *([] if "evaluation.matrix" in given else ["evaluation.matrix=final_row"]),
     ]
-    base = compose("config", overrides=[*own, *of_search])
+    base = composed([*own, *of_search])
     if not isinstance(order, str):
         base.benchmark.order = order
     require_between("optim.lr", base.optim.lr, 0, MOST_LR, low_open=True)
@@ -262,7 +257,6 @@ def _trial(
             raise  # a mistake in the settings, a full disk, a folder in use: no trial's own failure
         told = f"{type(error).__name__}: {error}"
         console.say(f"This trial failed: {told}")
-    gc.collect()
     path = str(run_path(config))
     return Trial(number=number, settings=dict(settings), run=path, value=value, error=told)
 

@@ -25,10 +25,13 @@ STAND_IN_PROBE = "stand-in probe"
 class RunConsole:
     """Plain statements and tables; progress bars are the callbacks' matter."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        # Rich assumes 80 columns where there is no terminal: too narrow for 15 tasks.
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        # Rich assumes 80 columns where there is no terminal: too narrow for 15 tasks. In a notebook
+        # it would show every line as a page of its own.
         width = None if sys.stdout.isatty() else 200
-        self.console = console or Console(highlight=False, soft_wrap=True, width=width)
+        self.console = console or Console(
+            quiet=quiet, highlight=False, soft_wrap=True, width=width, force_jupyter=False
+        )
         self.stand_ins: Sequence[str] = ()
         """What stands for something real in the present run: every table's title names it."""
 

@@ -7,7 +7,7 @@ in its corner, and all frames carry them in ``attrs["stand_ins"]``.
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from kif_lightning.errors import UserError, nearest_names, require_choice
 from kif_lightning.metrics.transfer import best_by_task
-from kif_lightning.reporting.console import stamped
+from kif_lightning.reporting.console import not_evaluated, stamped
 from kif_lightning.reporting.figures import RUN_FIGURES
 from kif_lightning.reporting.figures.style import styled
 from kif_lightning.reporting.run_record import Boundary, RunRecord, read_run
@@ -28,7 +28,7 @@ UNIT_COLUMNS = ("score", "current", "accumulated", "previous", "weight", "classe
 """Of an importance file, one entry a unit; fusion's are absent after the first task."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class FinishedRun:
     """A run that has ended, read from its folder; nothing in it is changed but by :meth:`report`.
 
@@ -71,7 +71,8 @@ class FinishedRun:
         record = self.record
         frame = pd.DataFrame(
             record.matrix,
-            index=pd.Index(record.phases, name="after"),
+            # Shown, it is the columns' name that is whole; in a file there is the index's alone.
+            index=pd.Index(record.phases, name=stamped("after", self.stand_ins)),
             columns=pd.Index(record.tasks, name=stamped("percent", self.stand_ins)),
             dtype="float64",
         )
@@ -80,12 +81,13 @@ class FinishedRun:
 
     def scores(self) -> pd.DataFrame:
         """The same, a score a row: after, task, score (percent); those not measured are absent."""
-        return self._frame(
+        rows = (
             {"after": phase, "task": task, "score": score}
             for phase, row in zip(self.record.phases, self.record.matrix, strict=True)
             for task, score in zip(self.record.tasks, row, strict=True)
             if score is not None
         )
+        return self._frame(rows, ["after", "task", "score"])
 
     def tasks(self) -> pd.DataFrame:
         """A row a task: what it is, its score when just learnt, before at best, and at the end.
@@ -120,10 +122,16 @@ class FinishedRun:
         task = _place("on", on, self.record.tasks)
         answers = self.record.predictions(phase, task)
         if not answers:
+            scored = self.record.matrix[phase][task] is not None
+            why = (
+                "they are not in this folder, but in that of the run that learnt "
+                f"{self.record.phases[phase]}"
+                if scored
+                else "it was not evaluated then (evaluation.matrix says what is)"
+            )
             raise UserError(
                 f"There are no answers to {self.record.tasks[task]} after "
-                f"{self.record.phases[phase]}: it was not evaluated then (evaluation.matrix says "
-                "what is)."
+                f"{self.record.phases[phase]}: {why}."
             )
         prompts = self.record.inputs(task)
         keys = ("prediction", "reference", "score")
@@ -153,7 +161,13 @@ class FinishedRun:
                 "as method=kif."
             )
         if after is not None:
-            boundaries = [boundaries[_place("after", after, [b["task"] for b in boundaries])]]
+            place = _place("after", after, self.record.phases)
+            boundaries = [one for one in boundaries if one["number"] == place + 1]
+            if not boundaries:
+                raise UserError(
+                    f"{self.record.phases[place]} was learnt in a run before this one: its "
+                    "importance is in that run's folder."
+                )
         return self._frame(
             {
                 "after": boundary["task"],
@@ -166,11 +180,12 @@ class FinishedRun:
 
     def losses(self) -> pd.DataFrame:
         """Training loss of each optimizer step: task, step (from 1 over the whole run), loss."""
-        return self._frame(
+        rows = (
             {"task": curve["task"], "step": curve["first_step"] + place, "loss": loss}
             for curve in self.record.curves
             for place, loss in enumerate(curve["loss"])
         )
+        return self._frame(rows, ["task", "step", "loss"])
 
     def figure(self, name: str) -> Figure:
         """One of the report's figures.
@@ -198,8 +213,11 @@ class FinishedRun:
     def _method(self) -> str:
         return str(self.results["protocol"].get("method"))
 
-    def _frame(self, rows: Any) -> pd.DataFrame:
-        frame = pd.DataFrame(list(rows))
+    def _frame(
+        self, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        """With the stamp; ``columns``: those there are even without rows."""
+        frame = pd.DataFrame(list(rows), columns=columns)
         frame["stand_ins"] = ", ".join(self.stand_ins)
         frame.attrs["stand_ins"] = self.stand_ins
         return frame
@@ -209,9 +227,13 @@ class FinishedRun:
         text = f"{self._method} on {benchmark}, {len(self.record.tasks)} tasks"
         return stamped(text, self.stand_ins)
 
+    def _told(self) -> str:
+        """The metrics, or why there are none."""
+        metrics = [f"{name} {value:.1f}" for name, value in self.metrics.items()]
+        return ", ".join(metrics) or not_evaluated(self.results)
+
     def __repr__(self) -> str:
-        told = ", ".join(f"{name} {value:.1f}" for name, value in self.metrics.items())
-        return f"<Run: {self._title()}; {told}; {self.folder}>"
+        return f"<Run: {self._title()}; {self._told()}; {self.folder}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -221,6 +243,7 @@ class FinishedRun:
         )
         return (
             f"<b>{html.escape(self._title())}</b><table>{rows}</table>"
+            f"{html.escape(not_evaluated(self.results))}<br>"
             f"<code>{html.escape(str(self.folder))}</code>"
         )
 

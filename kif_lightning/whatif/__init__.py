@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from tqdm.auto import tqdm
 
 from kif_lightning import launch
 from kif_lightning.boundaries import KeptBoundary, find_boundary, folder_name, fusion_of
 from kif_lightning.callbacks import KnowledgeFusion
+from kif_lightning.composing import composed
 from kif_lightning.errors import UserError
-from kif_lightning.paths import conf_dir
 from kif_lightning.probe import of_tasks
 from kif_lightning.reporting import stamp
 from kif_lightning.reporting.console import RunConsole
@@ -101,8 +100,7 @@ def run_config(run: Path) -> DictConfig:
             f"Expected a run's folder, but there is no config.yaml in {run}: give the folder that "
             "a run named when it began."
         )
-    with initialize_config_dir(conf_dir(), version_base="1.3"):
-        default: Any = OmegaConf.to_container(compose("config"))
+    default: Any = OmegaConf.to_container(composed())
     stored: Any = OmegaConf.to_container(OmegaConf.load(path))
     # What changes no result is not stored; groups are taken whole, not mixed with the defaults, but
     # for the evaluation's: what says nothing is left out of it.

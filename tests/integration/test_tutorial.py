@@ -39,11 +39,14 @@ def test_what_the_text_says_is_seen(done: tuple[Path, Any]) -> None:
     # 60 rows a task: a standard error of 6 points; what is claimed is far beyond it.
     assert plain.metrics["backward_transfer"] < -10
     assert kif.metrics["backward_transfer"] > plain.metrics["backward_transfer"] + 5
-    first = plain.tasks().iloc[0]
-    assert first["at_the_end"] < first["just_learnt"] - 20
-    answered = plain.predictions(after=3, on=1)
-    foreign = set(answered["prediction"]) - set(answered["reference"])
-    assert foreign  # another task's words
+    second = plain.tasks().iloc[1]
+    assert second["at_the_end"] < second["just_learnt"] - 20
+    assert kif.tasks()["at_the_end"][1] > 60  # of two labels: kept, and not by guessing
+    most_said = [
+        plain.predictions(after=after, on=2)["prediction"].value_counts(normalize=True).max()
+        for after in (2, 3)
+    ]
+    assert most_said[0] < 0.8 < most_said[1]  # one answer to almost everything
     units = kif.units(after=3)
     kept = units["weight"][units["previous"] > units["current"]]
     assert (kept > 0.5).all()
@@ -51,7 +54,7 @@ def test_what_the_text_says_is_seen(done: tuple[Path, Any]) -> None:
 
 def test_the_extended_state_has_all_tasks(done: tuple[Path, Any]) -> None:
     model = kl.load(done[0] / "state_2")
-    assert model.tasks == ("mini_rte", "mini_boolqa", "mini_agnews", "tickets")
+    assert model.tasks == ("mini_boolqa", "mini_wic", "mini_agnews", "tickets")
     assert set(model.stand_ins) >= {"stand-in data", "stand-in model"}
 
 

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from lightning.pytorch.trainer.connectors import accelerator_connector
+from omegaconf import OmegaConf
 
 from kif_lightning import api, launch
+from kif_lightning.checkup import named_backbone
 from kif_lightning.errors import UserError
+from kif_lightning.whatif import run_config
 from tests.helpers.fake_runs import STAND_INS, fake_run
 
 LITTLE = (
@@ -62,6 +68,75 @@ def test_composing_leaves_the_callers_hydra_alone(tmp_path: Path) -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
+@pytest.mark.parametrize("text", ["+sweep=local", "hydra.verbose=true", "hydra/launcher=basic"])
+def test_a_sweep_is_no_call(text: str) -> None:
+    with pytest.raises(UserError, match="One call is one run"):
+        api.run(*LITTLE, text)
+
+
+def test_all_that_composes_works_within_a_hydra_application(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("a: 1\n")
+    (tmp_path / "config.yaml").write_text("{lora: {}, evaluation: {}, trainer: {}}\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        assert run_config(tmp_path).trainer.devices == 1
+        assert named_backbone("t5_nano") is not None
+
+
+def test_a_config_of_elsewhere_is_refused(tmp_path: Path) -> None:
+    config = api.compose(*LITTLE)
+    OmegaConf.set_struct(config, False)
+    del config["plan"]
+    with pytest.raises(UserError, match="one without plan"):
+        api.run(config, folder=tmp_path / "run")
+    for build in (api.build_stream, api.build_parts):
+        with pytest.raises(UserError, match="got dict"):
+            build({"benchmark": {}})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "told"), [("auto", "Several processes cannot"), ("ddp", "strategy=ddp cannot")]
+)
+def test_a_notebook_starts_no_processes(
+    strategy: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accelerator_connector, "_IS_INTERACTIVE", True)
+    more = ("trainer.devices=2", f"trainer.strategy={strategy}", "trainer.accelerator=cpu")
+    with pytest.raises(UserError, match=told):
+        api.run(*LITTLE, *more, folder=tmp_path / "run", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("rank", "quiet", "speaks"), [("0", False, True), ("0", True, False), ("1", False, False)]
+)
+def test_the_first_process_alone_speaks(
+    rank: str, quiet: bool, speaks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert launch.new_console(quiet=quiet).quiet is not speaks
+
+
+def test_a_run_leaves_no_cycles_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever calls it: each model's memory is free before the next one is made."""
+    left: list[weakref.ref[object]] = []
+
+    class Part:
+        def __init__(self) -> None:
+            self.other = self
+
+    def ran(*_: object) -> dict[str, object]:
+        left.append(weakref.ref(Part()))
+        return {}
+
+    monkeypatch.setattr(launch, "run", ran)
+    gc.disable()
+    try:
+        launch.run_cell(api.compose(*LITTLE), launch.new_console(quiet=True))
+    finally:
+        gc.enable()
+    assert left[0]() is None
+
+
 def test_the_stream_as_a_table() -> None:
     stream = api.build_stream(api.compose(*LITTLE))
     table = api.stream_table(stream)
@@ -109,6 +184,30 @@ def test_comparing_gives_every_number_in_full(tmp_path: Path) -> None:
             assert row[name] == value
     with pytest.raises(UserError, match="at least two"):
         api.compare(folders[0])
+
+
+def test_real_runs_have_the_stamps_column_empty(tmp_path: Path) -> None:
+    """Names that look like numbers stay texts; only metrics are left out where no run has them."""
+    folders = [
+        fake_run(tmp_path / name, method=name, stand_ins=stand_ins)
+        for name, stand_ins in (("02", ()), ("nan", ()), ("seq_lora", STAND_INS))
+    ]
+    real = api.compare(*folders[:2])
+    assert list(real["stand_ins"]) == ["", ""]
+    assert list(real["method"]) == ["02", "nan"]
+    assert list(real["seed"]) == [1, 1]
+    assert "forward_transfer_zero_shot" not in real
+    assert "peak_gpu_memory_bytes" in real
+    assert real.attrs["stand_ins"] == ()
+    mixed = api.compare(*folders, show_differences=True)
+    assert sorted(mixed["stand_ins"]) == ["", "", "; ".join(STAND_INS)]
+    assert mixed.attrs["stand_ins"] == STAND_INS
+
+
+def test_runs_are_given_one_by_one(tmp_path: Path) -> None:
+    folders = [fake_run(tmp_path / name, method=name) for name in ("kif", "seq_lora")]
+    with pytest.raises(UserError, match=r"compare\(a, b\), got a list"):
+        api.compare(folders)  # type: ignore[arg-type]
 
 
 def test_a_baseline_must_be_among_the_compared(tmp_path: Path) -> None:

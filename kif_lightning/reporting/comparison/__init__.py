@@ -13,7 +13,7 @@ from kif_lightning.reporting.comparison.tables import (
     markdown,
     show_comparison,
     summary,
-    summary_csv,
+    summary_rows,
 )
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "read_runs",
     "show_comparison",
     "summary",
-    "summary_csv",
+    "summary_rows",
     "unfinished",
     "write_comparison",
 ]

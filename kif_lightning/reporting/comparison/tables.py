@@ -477,27 +477,34 @@ COSTS = ("trainable_weights", "learnt_weights", "memory_rows", "peak_memory_byte
 SECONDS = ("train", "boundary", "evaluate", "total")
 
 
+def summary_rows(found: Contents) -> list[dict[str, Any]]:
+    """One row a run, every number in full; None: not known."""
+    return [
+        {
+            "folder": run["folder"],
+            "label": group["label"],
+            "method": group["method"],
+            "backbone": group["backbone"],
+            "benchmark": run["benchmark"],
+            "order": group["order"],
+            "seed": run["seed"],
+            "protocol": group["protocol"],
+            "told": group["told"],
+            "stand_ins": "; ".join(run["stand_ins"]),
+            **{name: run["metrics"].get(name) for name in FORMULAS},
+            **{name: run["cost"].get(name) for name in COSTS},
+            **{f"seconds_{name}": run["cost"].get("seconds", {}).get(name) for name in SECONDS},
+        }
+        for group in found["groups"]
+        for run in group["runs"]
+    ]
+
+
 def summary_csv(found: Contents) -> str:
-    """One row a run, every number in full."""
+    """:func:`summary_rows` as a file; there is at least one run."""
+    rows = summary_rows(found)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            *("folder", "label", "method", "backbone", "benchmark", "order", "seed", "protocol"),
-            *("told", "stand_ins", *FORMULAS, *COSTS, *[f"seconds_{name}" for name in SECONDS]),
-        ]
-    )
-    for group in found["groups"]:
-        for run in group["runs"]:
-            cost = run["cost"]
-            writer.writerow(
-                [
-                    *(run["folder"], group["label"], group["method"], group["backbone"]),
-                    *(run["benchmark"], group["order"], run["seed"], group["protocol"]),
-                    *(group["told"], "; ".join(run["stand_ins"])),
-                    *[run["metrics"].get(name) for name in FORMULAS],
-                    *[cost.get(name) for name in COSTS],
-                    *[cost.get("seconds", {}).get(name) for name in SECONDS],
-                ]
-            )
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()

@@ -130,3 +130,44 @@ def test_a_figure_by_its_name(run: FinishedRun) -> None:
     assert run.figure("score_matrix").axes
     with pytest.raises(UserError, match="must be 'score_matrix' or"):
         run.figure("matrix")
+
+
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """Of the third task alone; two were learnt, and scored, in an earlier run."""
+    matrix = [[90.0, None, None], [80.0, 70.0, None], [None, None, 60.0]]
+    folder = fake_run(tmp_path_factory.mktemp("runs") / "run", matrix=matrix)
+    for number in (1, 2):
+        next((folder / "importance").glob(f"0{number}_*.json")).unlink()
+    return FinishedRun.open(folder)
+
+
+def test_an_extended_run_has_its_own_boundaries(extended: FinishedRun) -> None:
+    for after in (3, "task_c"):
+        assert set(extended.units(after=after)["after"]) == {"task_c"}
+    for after in (1, "task_b"):
+        with pytest.raises(UserError, match="learnt in a run before this one"):
+            extended.units(after=after)
+
+
+def test_an_extended_run_says_what_it_lacks(extended: FinishedRun) -> None:
+    with pytest.raises(UserError, match="not in this folder"):
+        extended.predictions(after=2, on=1)
+    with pytest.raises(UserError, match="not evaluated then"):
+        extended.predictions(after=3, on=1)
+    for text in (repr(extended), extended._repr_html_()):
+        assert "Not evaluated at the end: task_a, task_b" in text
+
+
+def test_a_frame_without_rows_has_its_columns(tmp_path: Path) -> None:
+    bare = FinishedRun.open(fake_run(tmp_path / "run", steps=0, matrix=[[None] * 3] * 3))
+    assert list(bare.losses()) == ["task", "step", "loss", "stand_ins"]
+    assert list(bare.scores()) == ["after", "task", "score", "stand_ins"]
+
+
+def test_the_stamp_is_in_the_matrix_file_too(run: FinishedRun) -> None:
+    assert "stand-in data and stand-in model" in run.score_matrix().to_csv().splitlines()[0]
+
+
+def test_runs_can_be_keys(run: FinishedRun) -> None:
+    assert {run: 1}[run] == 1
