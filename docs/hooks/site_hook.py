@@ -44,8 +44,12 @@ def notebook_page(path: Path, page: str) -> dict[str, str | bytes]:
     resources = {"output_files_dir": folder, "unique_key": path.stem}
     body, made = MarkdownExporter().from_notebook_node(notebook, resources=resources)
     # Its links are from its own folder; the page stands in docs/.
-    home = posixpath.relpath(path.parent, configuration.ROOT / "docs")
-    body = re.sub(rf"\]\((?!\w+:|#|{folder}/)", f"]({home}/", body)
+    docs = configuration.ROOT / "docs"
+    body = re.sub(
+        rf"\]\((?!\w+:|#|{folder}/)([^)#\s]+)",
+        lambda link: f"]({posixpath.relpath(path.parent / link[1], docs)}",
+        body,
+    )
     pictures = {posixpath.normpath(name): data for name, data in made["outputs"].items()}
     return {page: body, **pictures}
 
