@@ -257,6 +257,12 @@ def _data(tasks: Path | None) -> tuple[list[str], dict[str, Any]]:
             f"is no {tasks}."
         )
     if tasks.is_dir():
-        place = {"data_dir": str(tasks), "order": task_names(tasks)}
+        names = task_names(tasks)
+        if not names:
+            raise UserError(
+                f"Expected a folder of <task>/{{train,test}}.jsonl, but {tasks} holds none: give "
+                "that, or a yaml of own tasks."
+            )
+        place = {"data_dir": str(tasks), "order": names}
         return ["benchmark=long_sequence"], place
     return ["benchmark=own"], {"file": str(tasks)}

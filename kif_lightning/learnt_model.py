@@ -22,6 +22,7 @@ from kif_lightning.extending import config_of
 from kif_lightning.interfaces import Adapter, Backbone, Decode
 from kif_lightning.packing import open_state
 from kif_lightning.predicting.answers import Answers, cut_prompts
+from kif_lightning.reporting.console import stamped
 
 OF_THE_MACHINE = (
     *(f"backbone.{key}" for key in ("path", "source", "dtype", "attention", "quantisation")),
@@ -34,7 +35,7 @@ BUILT = ("backbone", "method.adapter")
 """Of a state's settings, those of which parts are made here."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LearntModel:
     """The adapted model in evaluation mode, and what belongs to it."""
 
@@ -44,6 +45,11 @@ class LearntModel:
     model: nn.Module
     config: DictConfig
     """The state's settings, with what was said otherwise when it was loaded."""
+
+    def __repr__(self) -> str:
+        name, number = self.state.config["method"]["name"], len(self.tasks)
+        told = f"{name} on {self.backbone.name}, {number} task{'s' * (number != 1)}"
+        return f"<LearntModel: {stamped(told, self.stand_ins)}>"
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -411,8 +411,8 @@ class RunFolder:
         """
         if not (self._states / STREAM).is_file():
             raise UserError(
-                f"{self.path} holds no {STREAM} in its state/: no run that has begun, or one of an "
-                "earlier version, which cannot be packed."
+                f"{self.path} holds no {STREAM} in its state/: no task is learnt there yet (the "
+                "run's command goes on), or it is of an earlier version, which cannot be packed."
             )
         found: dict[str, Any] = read_json(self._states / STREAM)
         return found

@@ -30,6 +30,8 @@ MESSAGES = [
 
 def main(folder: Path) -> None:
     """The story, in a new folder."""
+    if folder.exists():
+        sys.exit(f"{folder} exists: remove it, or name another folder.")
     first, second = folder / "machine_1", folder / "machine_2"
     first.mkdir(parents=True)
     second.mkdir()
@@ -44,7 +46,7 @@ def main(folder: Path) -> None:
     shutil.copytree(first / "state", second / "state")
     shutil.copy(TICKETS, second)
     shutil.copy(HERE / "tickets.yaml", second)
-    extend = "kif extend state tickets.yaml --to state_4 optim.lr=3e-3 optim.epochs=6"
+    extend = "kif extend state tickets.yaml --to state_4 optim.lr=3e-3 optim.epochs=10"
     command(second, *shlex.split(extend))
 
     say("\nIt exports the model for whoever uses plain peft, and answers new messages itself")

@@ -138,7 +138,9 @@ def _base(facts: CardFacts) -> str:
 
 def _templates(tasks: Sequence[PastTask]) -> dict[str, str]:
     """Task -> its prompt with columns in braces, of tasks that tell it; of the first few."""
-    told = [(task.name, task.data[LAYOUT]["prompt"]) for task in tasks if LAYOUT in task.data]
+    told = [
+        (task.name, task.data[LAYOUT]["prompt"]["text"]) for task in tasks if LAYOUT in task.data
+    ]
     return dict(told[:MOST_TEMPLATES])
 
 

@@ -201,7 +201,7 @@ def not_evaluated(results: Mapping[str, Any]) -> str:
         return ""
     missing = [name for name, score in zip(names, last, strict=True) if score is None]
     mean = f"{sum(known) / len(known):.1f}%" if known else ""
-    others = f"; on the other {len(known)} {mean} on average" if known else ""
+    others = f"; the mean of the other scores ({len(known)}) is {mean}" if known else ""
     return (
         f"Not evaluated at the end: {listed(missing)}, so metrics over all {len(names)} tasks are "
         f"absent{others}"

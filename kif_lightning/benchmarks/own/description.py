@@ -118,7 +118,10 @@ def _yaml(file: Path) -> dict[str, Any]:
             "wants quotes around it, or |- and lines of its own.)"
         ) from error
     if not isinstance(content, dict):
-        raise UserError(f"{file} must hold 'tasks', got {type(content).__name__}.")
+        raise UserError(
+            f"{file} must be a yaml that says what the columns of your files mean (tasks: ..., as "
+            f"examples/own_tasks/tasks.yaml), got {type(content).__name__}."
+        )
     return content
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 
+from kif_lightning.benchmarks.own.layout import Layout, Template
 from kif_lightning.continual_state import PastTask
 from kif_lightning.exporting.card import MOST_LABELS, Told, model_card
 from kif_lightning.exporting.facts import CardFacts
@@ -125,7 +126,14 @@ def test_of_a_folder_only_the_form_is_known() -> None:
 
 def test_of_the_data_each_task_has_its_own_row_and_template() -> None:
     shares, sets = {"one": 0.2}, {"one": {"repo": "me/a"}, "two": {"repo": "me/b"}}
-    layout = {"prompt": "Which?\n```{text}", "answer": "{label}", "words": {"0": "no"}}
+    layout = asdict(
+        Layout(
+            task="one",
+            prompt=Template("Which?\n```{text}", "prompt"),
+            answer=Template("{label}", "answer"),
+            words={"0": "no"},
+        )
+    )
     tasks = [
         past(name, data={"source": "own", "held_out": shares, "sets": sets, **more})
         for name, more in (("one", {"layout": layout}), ("two", {}))
