@@ -45,7 +45,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill, which takes the place of ``folder`` once it is whole, or never."""
-    temporary = folder.with_name(f".{uuid4().hex}.tmp")  # its own, as above
+    temporary = folder.with_name(f".{folder.name}.{uuid4().hex}.tmp")  # its own, as above
     temporary.mkdir(parents=True)
     try:
         with _os_errors(folder):

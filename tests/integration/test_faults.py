@@ -480,7 +480,7 @@ def test_a_checkpoint_is_small_and_holds_no_frozen_weight_and_no_pickle(
     assert share <= 1.2 * 6, share
     assert share >= 5, "weights, AdamW's two moments and two averages are all there"
 
-    pointers = {"latest.json", "previous.json", "earlier.json", "finished.jsonl"}
+    pointers = {"latest.json", "previous.json", "earlier.json", "finished.jsonl", "stream.json"}
     names = {"tensors.safetensors", "state.json", "contents.json", *pointers}
     files = [path for path in states.rglob("*") if path.is_file()]
     for path in files:

@@ -35,7 +35,7 @@ def test_old_tasks_are_kept(told: tuple[Path, str]) -> None:
     assert [shown[name][0] for name in names] == pytest.approx(results["score_matrix"][-1], abs=0.1)
     before, now = (sum(pair[i] for pair in shown.values()) / len(shown) for i in (0, 1))
     assert before > 70  # the tasks were learnt: each has two answers
-    assert now > before - 15
+    assert now > before - 25  # without protection they lose fifty
 
 
 def test_the_other_machine_had_no_old_row(told: tuple[Path, str]) -> None:

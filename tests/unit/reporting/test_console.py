@@ -62,7 +62,7 @@ def test_metrics_that_are_absent_have_a_reason(said: io.StringIO) -> None:
     console = RunConsole(Console(file=said, width=400, soft_wrap=True))
     results = {"metrics": {}, "formulas": {}, "tasks": names, "stand_ins": ["stand-in data"]}
     console.final({**results, "score_matrix": [[None] * 10 + [50.0, 70.0]]})
-    told = "task7 and 2 more, so metrics over all 12 tasks are absent; on the other 2 60.0%"
-    assert said.getvalue().endswith(f"{told} on average - on stand-in data.\n")
+    told = "task7 and 2 more, so metrics over all 12 tasks are absent; the mean of the other scores"
+    assert said.getvalue().endswith(f"{told} (2) is 60.0% - on stand-in data.\n")
     assert "Transfer metrics" not in said.getvalue()
     assert not_evaluated({"tasks": names[:1], "score_matrix": [[1.0]]}) == ""
