@@ -161,9 +161,8 @@ def build_benchmark(config: DictConfig) -> Benchmark:
     """
     collect = _Collector()
     benchmark: Benchmark = collect.attempt(lambda: _benchmark(config))
-    origin: ContinualState | None = collect.attempt(lambda: _origin(config))
-    if origin is not None and benchmark is not None:
-        benchmark = collect.attempt(lambda: continued(benchmark, origin))
+    origin: ContinualState | None = collect.attempt(lambda: _origin(config, with_parts=False))
+    benchmark = _continued(benchmark, origin, collect)
     collect.raise_if_any()
     return benchmark
 
@@ -207,7 +206,7 @@ def _benchmark(config: DictConfig) -> Benchmark:
     return benchmark
 
 
-def _origin(config: DictConfig) -> ContinualState | None:
+def _origin(config: DictConfig, *, with_parts: bool = True) -> ContinualState | None:
     """The state to go on from; settings that only a whole stream can have are refused.
 
     Raises:
@@ -226,7 +225,14 @@ def _origin(config: DictConfig) -> ContinualState | None:
             f"A run that goes on from a state cannot look back at the stream's beginning: set "
             f"{' '.join(asked)}."
         )
-    return read_state(Path(config.continue_from))
+    return read_state(Path(config.continue_from), with_parts=with_parts)
+
+
+def _continued(benchmark: Any, origin: ContinualState | None, collect: _Collector) -> Any:
+    """With the tasks learnt before in front, where the run goes on from a state."""
+    if benchmark is None or origin is None:
+        return benchmark
+    return collect.attempt(lambda: continued(benchmark, origin))
 
 
 def build_parts(config: DictConfig) -> Parts:
@@ -269,7 +275,8 @@ def build_parts(config: DictConfig) -> Parts:
         evaluation_rows=config.evaluation.rows,
         origin=collect.attempt(lambda: _origin(config)),
     )
-    _continue(parts, collect)
+    parts.new_data_stands_in = parts.benchmark is not None and parts.benchmark.stand_in
+    parts.benchmark = _continued(parts.benchmark, parts.origin, collect)
     for name in parts.metrics:
         collect.attempt(partial(parts.new_score, name))
     if parts.backbone is not None:
@@ -287,25 +294,6 @@ def build_parts(config: DictConfig) -> Parts:
         collect.attempt(lambda: _check_declarations(parts, method))
     collect.raise_if_any()
     return parts
-
-
-def _continue(parts: Parts, collect: _Collector) -> None:
-    """Put the tasks learnt before in front, where the run goes on from a state."""
-    benchmark, origin = parts.benchmark, parts.origin
-    parts.new_data_stands_in = benchmark is not None and benchmark.stand_in
-    if origin is None or benchmark is None:
-        return
-    if parts.stream is not None and parts.stream.at_once:
-        collect.attempt(_refuse_at_once)
-        return
-    parts.benchmark = collect.attempt(lambda: continued(benchmark, origin))
-
-
-def _refuse_at_once() -> None:
-    raise UserError(
-        "All tasks at once cannot go on from a state, which has learnt some already: use "
-        "method/stream=sequential."
-    )
 
 
 def _check_plain_settings(config: DictConfig) -> None:
@@ -394,6 +382,11 @@ def _check_needs(parts: Parts) -> None:
                 f"{name} merges within the task and cannot go back to an earlier step: use "
                 "method/selection=none."
             )
+    if parts.stream.at_once and parts.origin is not None:
+        raise UserError(
+            "All tasks at once cannot go on from a state, which has learnt some already: use "
+            "method/stream=sequential."
+        )
     if parts.stream.at_once and (parts.memory is not None or parts.rehearsal is not None):
         raise UserError(
             "Nothing can be rehearsed where all tasks are learnt at once: use "

@@ -191,8 +191,12 @@ def _write(state: ContinualState, folder: Path, *, with_memory: bool) -> str:
     return str(record["digest"])
 
 
-def read_state(folder: Path) -> ContinualState:
+def read_state(folder: Path, *, with_parts: bool = True) -> ContinualState:
     """Read what :func:`write_state` wrote.
+
+    Args:
+        folder: of the state.
+        with_parts: False: without what may be large, tensors and rows, which stay unread.
 
     Raises:
         UserError: no state, one of a later version, a damaged one.
@@ -208,13 +212,13 @@ def read_state(folder: Path) -> ContinualState:
     found = {name: read_json(folder / name / CONTENTS) for name in record["contents"]}
     if found != record["contents"]:
         raise _damaged(folder)
-    memory = load_state(folder / MEMORY)["rows"] if MEMORY in found else None
+    memory = load_state(folder / MEMORY)["rows"] if with_parts and MEMORY in found else None
     return ContinualState(
         config=_without_place(record["config"]),
         tasks=tuple(past_task(task) for task in record["tasks"]),
         protocols=tuple(record["protocols"]),
         stand_ins=tuple(record["stand_ins"]),
-        parts=load_state(folder / PARTS),
+        parts=load_state(folder / PARTS) if with_parts else {},
         memory=memory,
         keeps_memory=record["keeps_memory"],
         parent=record["parent"],

@@ -74,7 +74,7 @@ def extend(
             "<task>/{train,test}.jsonl, or benchmark=NAME; got "
             f"{'none' if tasks is None else 'two'} of them."
         )
-    before = read_state(state)
+    before = read_state(state, with_parts=False)
     if with_memory and not before.keeps_memory:
         raise UserError(
             "--with-memory writes rows of past tasks, but the state's method keeps none: leave it "
@@ -89,7 +89,6 @@ def extend(
             "Without --with-memory the new state will hold none of the rows of past tasks that the "
             "method keeps: it can answer and be exported, but learn no more tasks."
         )
-    del before  # the run reads it anew: its tensors are not to be in memory twice
     if launch.run_cell(config, console).results is None:
         return None
     ranks.on_first(lambda: pack(launch.run_path(config), to, with_memory=with_memory))

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from torch import nn
 
-from kif_lightning.continual_state import ContinualState, PastTask
+from kif_lightning.continual_state import ContinualState, PastTask, past_task
 from kif_lightning.interfaces import Backbone, PlainUse
 from kif_lightning.paths import conf_dir
 
@@ -113,10 +113,9 @@ def facts_of_run(
         backbone: of the run.
         model: adapted.
     """
-    tasks = [PastTask(**{**task, "labels": tuple(task["labels"])}) for task in stream["tasks"]]
     return CardFacts(
         base=base,
-        tasks=tuple(tasks),
+        tasks=tuple(past_task(task) for task in stream["tasks"]),
         phases=tuple(phases),
         matrix=matrix,
         protocols=stream["protocols"],

@@ -186,10 +186,8 @@ def test_what_is_not_evaluated_is_said(workshop: Workshop, plain: Path) -> None:
     last = results["score_matrix"][-1]
     assert last[0] is None
     assert results["metrics"] == {}
-    told = (
-        "Not evaluated at the end: colour, so metrics over all 2 tasks are absent; on the other 1 "
-    )
-    assert f"{told}{last[1]:.1f}% on average." in said
+    told = "Not evaluated at the end: colour, so metrics over all 2 tasks are absent; "
+    assert f"{told}the mean of the other scores (1) is {last[1]:.1f}%." in said
     assert "-: not evaluated" in said
     record = read_run(run)
     page = report_html(record)
