@@ -11,7 +11,7 @@ BENCHMARKS = importance fine_tuning evaluation startup stream growth extending p
 LINE = python -m kif_lightning +experiment=long_seq_t5
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup smollm2 docs tutorial lint format type test test-all fuzz chaos bench clean
+.PHONY: help demo setup smollm2 docs tutorial lint format type test test-all fuzz chaos bench report clean
 
 help:      ## this list
 	@sed -n 's/^\([a-z0-9-]*\): .*## /\1\t/p' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: $(READY) smollm2  ## speed side by side with what users would run instead
 	@for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python experiments/benchmarks/$$name.py || exit 1; done
 	$(BIN)/python experiments/benchmarks/table.py
+
+report: $(APP)  ## every table and figure of experiments/ and the README's results, from the stored results
+	$(BIN)/python experiments/report.py
 
 # The theme's makers announce their next project on every start.
 docs: $(READY)  ## the documentation as a site of its own, site/index.html; every link is checked

@@ -255,7 +255,8 @@ def lead(runs: Sequence[Run]) -> str:
     stand_ins = sorted({name for run in runs for name in run.stand_ins})
     mark = f" **On {' and '.join(stand_ins)}.**" if stand_ins else ""
     commits = each(lambda run: f"`{(run.protocol.get('commit') or 'unknown')[:9]}`")
-    return f"{'; '.join(told)}.{mark} Percent, mean ± standard deviation. Commits: {commits}."
+    how = "Percent, mean ± standard deviation over the runs."
+    return f"{'; '.join(told)}.{mark} {how} Commits: {commits}."
 
 
 def _rows(run: Run) -> str | None:

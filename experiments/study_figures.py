@@ -15,6 +15,7 @@ from kif_lightning.reporting.figures.style import (
     MARKERS,
     colour_bar,
     heat_map,
+    legend_above,
     line_style,
     name_ticks,
     new_figure,
@@ -44,7 +45,7 @@ def scores_by_method(runs: Sequence[Run]) -> Figure:
     """AP at the end: a mark for each run, by its seed, and an upright bar at the method's mean."""
     methods = best_first(runs)
     seeds = sorted({run.seed for run in runs})
-    figure = new_figure(6.0, 1.2 + 0.22 * len(methods))
+    figure = new_figure(6.0, 1.4 + 0.22 * len(methods))
     axes = figure.add_subplot()
     for place, own in enumerate(methods.values()):
         axes.plot(mean(run.metrics[AVERAGE] for run in own), place, "|", color="black", ms=12)
@@ -58,9 +59,9 @@ def scores_by_method(runs: Sequence[Run]) -> Figure:
         style = {**line_style(number), "linestyle": "none"}
         axes.plot(*zip(*points, strict=True), label=f"seed {seed}", alpha=0.8, **style)
     name_ticks(axes.yaxis, list(methods))
-    axes.invert_yaxis()
+    axes.set_ylim(len(methods) - 0.4, -0.6)
     axes.set_xlabel("average performance at the end, percent")
-    axes.legend(fontsize=8)
+    legend_above(axes, columns=len(seeds))
     _say_stand_ins(figure, runs)
     return figure
 
