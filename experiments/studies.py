@@ -10,6 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
@@ -73,6 +74,17 @@ class Run:
         """Whether each task is learnt alone, so that other runs' learning is held against it."""
         return bool((self.protocol.get("method_settings") or {}).get("single_task_reference"))
 
+    @cached_property
+    def cell(self) -> str:
+        """Under which conditions the method ran; the commit is no part of it."""
+        protocol = self.protocol
+        prompt = dict(protocol.get("prompt_and_decoding") or {})
+        prompt.pop("truncation", None)  # a method may fix it as a part of itself
+        asked = [prompt, protocol.get("decode") or dict.fromkeys(self.tasks, "generate")]
+        asked.append(protocol.get("evaluation_rows") or "test")
+        asked.append(protocol.get("length_grouping") == "across_steps")
+        return json.dumps([*(protocol.get(key) for key in SAME_CELL), asked], sort_keys=True)
+
     def metric(self, name: str) -> float | None:
         """In percent; ``just_learnt`` is the mean score of a task right after its training."""
         if name == LEARNT and len(self.matrix) == len(self.tasks):
@@ -113,17 +125,6 @@ def _compared(run: Mapping[str, Any], group: Mapping[str, Any], found: Mapping[s
     )
 
 
-def cell(run: Run) -> str:
-    """Under which conditions the method ran; the commit is no part of it."""
-    protocol = run.protocol
-    prompt = dict(protocol.get("prompt_and_decoding") or {})
-    prompt.pop("truncation", None)  # a method may fix it as a part of itself
-    asked = [prompt, protocol.get("decode") or dict.fromkeys(run.tasks, "generate")]
-    asked.append(protocol.get("evaluation_rows") or "test")
-    asked.append(protocol.get("length_grouping") == "across_steps")
-    return json.dumps([*(protocol.get(key) for key in SAME_CELL), asked], sort_keys=True)
-
-
 def by_method(runs: Iterable[Run]) -> dict[str, dict[str, Run]]:
     """Method -> cell -> its run.
 
@@ -132,12 +133,12 @@ def by_method(runs: Iterable[Run]) -> dict[str, dict[str, Run]]:
     """
     found: dict[str, dict[str, Run]] = defaultdict(dict)
     for run in runs:
-        if cell(run) in found[run.method]:
+        if run.cell in found[run.method]:
             raise SystemExit(
                 f"Expected one run of {run.method} with seed {run.seed} under the same protocol, "
                 "got two: keep runs of other method settings in a results file of their own."
             )
-        found[run.method][cell(run)] = run
+        found[run.method][run.cell] = run
     return dict(found)
 
 
@@ -269,7 +270,7 @@ def summary_table(runs: Sequence[Run]) -> str:
     """Methods of one backbone and benchmark, the best first; ``No runs yet.`` without any."""
     if not runs:
         return NO_RUNS
-    alone = {cell(run): run for run in runs if run.is_reference}
+    alone = {run.cell: run for run in runs if run.is_reference}
     several_orders = len(groups(runs, "order")) > 1
     header = [
         *("method", "told", "orders", "seeds", *SHORT.values()),
@@ -278,7 +279,7 @@ def summary_table(runs: Sequence[Run]) -> str:
     rows = []
     for method, own in best_first(runs).items():
         numbers = {name: spread(run.metric(name) for run in own) for name in SHORT}
-        numbers[FORWARD] = spread(_forward(run, alone.get(cell(run))) for run in own)
+        numbers[FORWARD] = spread(_forward(run, alone.get(run.cell)) for run in own)
         names = sorted({str(run.protocol.get("order_name")) for run in own})
         rows.append(
             [
@@ -325,7 +326,16 @@ def differences_table(runs: Sequence[Run], baseline: str) -> str:
 
 
 def mean_matrix(runs: Sequence[Run]) -> list[list[float | None]]:
-    """The mean over the runs of each cell of the score matrix that all have measured."""
+    """The mean over the runs of each cell of the score matrix that all have measured.
+
+    Raises:
+        SystemExit: the runs learn their tasks in several orders.
+    """
+    if len(orders := groups(runs, "order")) > 1:
+        raise SystemExit(
+            f"Expected runs of one order for a mean score matrix, got {len(orders)} orders: make "
+            "one for each."
+        )
     stacked = zip(*(run.matrix for run in runs), strict=True)
     return [
         [None if None in scores else mean(scores) for scores in zip(*rows, strict=True)]
