@@ -207,13 +207,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def spread(values: Iterable[float | None], digits: int = 1) -> str:
+def spread(values: Iterable[float | None]) -> str:
     """Mean ± standard deviation of those that are there."""
     there = [value for value in values if value is not None]
     if not there:
         return ""
-    text = f"{mean(there):.{digits}f}"
-    return text + (f" ± {stdev(there):.{digits}f}" if len(there) > 1 else "")
+    text = f"{mean(there):.1f}"
+    return text + (f" ± {stdev(there):.1f}" if len(there) > 1 else "")
 
 
 def best_first(runs: Iterable[Run]) -> dict[str, list[Run]]:
