@@ -1,0 +1,163 @@
+"""Tables and figures of this study's README."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from studies import NO_RUNS, image, mean_difference, table
+
+from kif_lightning.reporting.figures.style import COLOURS, MARKERS, new_figure, say_stand_ins
+
+UNIFORM = "uniform "
+"""How the rules without knowledge begin; their shares follow."""
+Run = Mapping[str, Any]
+Point = tuple[float, float]
+"""The new task's loss, and the old tasks'."""
+
+
+def read_runs(folder: Path) -> dict[str, list[Run]]:
+    """What boundaries.py wrote, one run a file, by backbone and benchmark."""
+    found: dict[str, list[Run]] = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        protocol = run["protocol"]
+        found[f"{protocol['backbone']}_{protocol['benchmark']}"].append(run)
+    return dict(found)
+
+
+GROUPS = read_runs(Path(__file__).parent / "results")
+
+
+def point(entry: Mapping[str, float]) -> Point:
+    return entry["new_loss"], entry["old_loss"]
+
+
+def front(points: Iterable[Point]) -> list[Point]:
+    """Those of which no other has both losses lower, from the lowest new loss to the highest."""
+    kept: list[Point] = []
+    for new, old in sorted(points):
+        if not kept or old < kept[-1][1]:
+            kept.append((new, old))
+    return kept
+
+
+def excess(uniform: Iterable[Point], new_loss: float, old_loss: float) -> float:
+    """The old tasks' loss less what mixing without knowledge reaches at the same new loss, in nats.
+
+    Args:
+        uniform: losses of the uniform mixes. Straight lines join those of :func:`front`; beyond
+            either end the loss of that end counts.
+        new_loss: of the rule, on the new task.
+        old_loss: of the rule, the mean over the old tasks.
+    """
+    across, up = zip(*front(uniform), strict=True)
+    return old_loss - float(np.interp(new_loss, across, up))
+
+
+def uniform_points(fusions: Mapping[str, Mapping[str, float]]) -> list[Point]:
+    return [point(entry) for name, entry in fusions.items() if name.startswith(UNIFORM)]
+
+
+def excesses(run: Run, rule: str) -> list[float]:
+    """Of one rule, at each boundary of a run that has it."""
+    return [
+        excess(uniform_points(boundary["fusions"]), *point(boundary["fusions"][rule]))
+        for boundary in run["boundaries"]
+        if rule in boundary["fusions"]
+    ]
+
+
+def means(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
+    """Rule -> each of its numbers, the mean over all boundaries that have it."""
+    entries: dict[str, list[Mapping[str, float]]] = defaultdict(list)
+    for run in runs:
+        for boundary in run["boundaries"]:
+            for name, entry in boundary["fusions"].items():
+                entries[name].append(entry)
+    return {
+        name: {key: mean(entry[key] for entry in own) for key in own[0]}
+        for name, own in entries.items()
+    }
+
+
+def lead(runs: Sequence[Run]) -> str:
+    """One paragraph before a table: of which runs, scored how."""
+    protocol = runs[0]["protocol"]
+    listed = "; ".join(
+        f"`{run['protocol']['method']}`, {_name(run)}, after task "
+        f"{', '.join(str(boundary['number']) for boundary in run['boundaries'])}"
+        for run in runs
+    )
+    rows = ", ".join(sorted({str(run["rows"]) for run in runs}))
+    machines = ", ".join(sorted({run["machine"] for run in runs}))
+    commits = ", ".join(sorted({f"`{run['protocol']['commit'][:9]}`" for run in runs}))
+    stand_ins = sorted({name for run in runs for name in run["stand_ins"]})
+    mark = f" **On {' and '.join(stand_ins)}.**" if stand_ins else ""
+    return (
+        f"`{protocol['backbone']}` on `{protocol['benchmark']}`.{mark} Runs: {listed}. At most "
+        f"{rows} test rows a task; {machines}; commits of the runs: {commits}."
+    )
+
+
+def _name(run: Run) -> str:
+    return f"{run['protocol']['order_name']} seed {run['protocol']['seed']}"
+
+
+def rules_table(runs: Sequence[Run]) -> str:
+    """Every rule over all boundaries of the runs, the lowest excess first."""
+    each = [_name(run) for run in runs] if len(runs) > 1 else []
+    header = [
+        *("rule", "mean share of old", "old loss", "new loss", "old exact match"),
+        *("new exact match", "excess", "n", *(f"excess, {name}" for name in each)),
+    ]
+    rows = []
+    for name, own in means(runs).items():
+        by_run = [excesses(run, name) for run in runs]
+        found = mean_difference([value for values in by_run for value in values])
+        error = "" if found.error is None else f" ± {found.error:.2f}"
+        row = [
+            *(name, f"{own['mean_share']:.2f}", f"{own['old_loss']:.2f}"),
+            *(f"{own['new_loss']:.2f}", f"{own['old_exact_match']:.1f}"),
+            *(f"{own['new_exact_match']:.1f}", f"{found.mean:+.2f}{error}", str(found.n)),
+            *(f"{mean(values):+.2f}" if values else "" for values in by_run if each),
+        ]
+        rows.append((found.mean, row))
+    return f"{lead(runs)}\n\n{table(header, [row for _, row in sorted(rows)])}"
+
+
+def trade(runs: Sequence[Run]) -> Figure:
+    """Means over the boundaries: what each rule keeps of old tasks against what the new one has."""
+    figure = new_figure(7.0, 5.0)
+    axes = figure.add_subplot()
+    rules = means(runs)
+    uniform = {name: own for name, own in rules.items() if name.startswith(UNIFORM)}
+    axes.plot(*zip(*map(point, uniform.values()), strict=True), "-", color="black", marker=".")
+    for name, own in uniform.items():
+        place: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7}
+        axes.annotate(name, point(own), **place)
+    others = [(name, own) for name, own in rules.items() if name not in uniform]
+    for number, (name, own) in enumerate(others):
+        style = {"color": COLOURS[number % 6], "marker": MARKERS[number % len(MARKERS)]}
+        axes.plot(*point(own), linestyle="none", label=name, **style)
+    axes.set_xlabel("loss on the new task, nats an answer")
+    axes.set_ylabel("loss on old tasks, nats an answer")
+    figure.legend(loc="outside right upper", fontsize=7)
+    say_stand_ins(figure, sorted({name for run in runs for name in run["stand_ins"]}))
+    return figure
+
+
+def blocks() -> dict[str, str]:
+    tables = "\n\n".join(rules_table(runs) for runs in GROUPS.values())
+    images = "\n".join(image(f"trade_{name}", f"Old against new loss, {name}") for name in GROUPS)
+    return {"tables": tables or NO_RUNS, "figures": images or NO_RUNS}
+
+
+def figures() -> dict[str, Figure]:
+    return {f"trade_{name}": trade(runs) for name, runs in GROUPS.items()}
