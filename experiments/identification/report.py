@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from studies import NO_RUNS, image, mean_difference, table
+from studies import NO_RUNS, Difference, image, mean_difference, table
 
 from kif_lightning.reporting.figures.style import COLOURS, MARKERS, new_figure, say_stand_ins
 
@@ -39,8 +39,21 @@ def point(entry: Mapping[str, float]) -> Point:
     return entry["new_loss"], entry["old_loss"]
 
 
-def front(points: Iterable[Point]) -> list[Point]:
-    """Those of which no other has both losses lower, from the lowest new loss to the highest."""
+def excess(uniform: Iterable[Point], new_loss: float, old_loss: float) -> float:
+    """The old tasks' loss less that of mixing without knowledge at the same new loss, in nats.
+
+    Args:
+        uniform: losses of the uniform mixes, joined by straight lines in the order of the new
+            task's loss; beyond either end the old tasks' loss of that end counts.
+        new_loss: of the rule, on the new task.
+        old_loss: of the rule, the mean over the old tasks.
+    """
+    across, up = zip(*sorted(uniform), strict=True)
+    return old_loss - float(np.interp(new_loss, across, up))
+
+
+def best(points: Iterable[Point]) -> list[Point]:
+    """Those to which no other is lower in both losses, from the lowest new loss to the highest."""
     kept: list[Point] = []
     for new, old in sorted(points):
         if not kept or old < kept[-1][1]:
@@ -48,27 +61,20 @@ def front(points: Iterable[Point]) -> list[Point]:
     return kept
 
 
-def excess(uniform: Iterable[Point], new_loss: float, old_loss: float) -> float:
-    """The old tasks' loss less what mixing without knowledge reaches at the same new loss, in nats.
-
-    Args:
-        uniform: losses of the uniform mixes. Straight lines join those of :func:`front`; beyond
-            either end the loss of that end counts.
-        new_loss: of the rule, on the new task.
-        old_loss: of the rule, the mean over the old tasks.
-    """
-    across, up = zip(*front(uniform), strict=True)
-    return old_loss - float(np.interp(new_loss, across, up))
-
-
 def uniform_points(fusions: Mapping[str, Mapping[str, float]]) -> list[Point]:
     return [point(entry) for name, entry in fusions.items() if name.startswith(UNIFORM)]
 
 
-def excesses(run: Run, rule: str) -> list[float]:
-    """Of one rule, at each boundary of a run that has it."""
+def excesses(run: Run, rule: str, reference: Callable[[list[Point]], list[Point]]) -> list[float]:
+    """Of one rule, at each boundary of a run that has it.
+
+    Args:
+        run: as boundaries.py wrote it.
+        rule: its name.
+        reference: the uniform mixes -> those that the rule is held against.
+    """
     return [
-        excess(uniform_points(boundary["fusions"]), *point(boundary["fusions"][rule]))
+        excess(reference(uniform_points(boundary["fusions"])), *point(boundary["fusions"][rule]))
         for boundary in run["boundaries"]
         if rule in boundary["fusions"]
     ]
@@ -97,7 +103,9 @@ def lead(runs: Sequence[Run]) -> str:
     )
     rows = ", ".join(sorted({str(run["rows"]) for run in runs}))
     machines = ", ".join(sorted({run["machine"] for run in runs}))
-    commits = ", ".join(sorted({f"`{run['protocol']['commit'][:9]}`" for run in runs}))
+    commits = ", ".join(
+        sorted({f"`{(run['protocol']['commit'] or 'unknown')[:9]}`" for run in runs})
+    )
     stand_ins = sorted({name for run in runs for name in run["stand_ins"]})
     mark = f" **On {' and '.join(stand_ins)}.**" if stand_ins else ""
     return (
@@ -115,26 +123,31 @@ def rules_table(runs: Sequence[Run]) -> str:
     each = [_name(run) for run in runs] if len(runs) > 1 else []
     header = [
         *("rule", "mean share of old", "old loss", "new loss", "old exact match"),
-        *("new exact match", "excess", "n", *(f"excess, {name}" for name in each)),
+        *("new exact match", "excess", "excess over best", "n"),
+        *(f"excess, {name}" for name in each),
     ]
     rows = []
     for name, own in means(runs).items():
-        by_run = [excesses(run, name) for run in runs]
-        found = mean_difference([value for values in by_run for value in values])
-        error = "" if found.error is None else f" ± {found.error:.2f}"
+        by_run = [excesses(run, name, list) for run in runs]
+        over_curve = mean_difference([value for values in by_run for value in values])
+        over_best = mean_difference([value for run in runs for value in excesses(run, name, best)])
         row = [
             *(name, f"{own['mean_share']:.2f}", f"{own['old_loss']:.2f}"),
             *(f"{own['new_loss']:.2f}", f"{own['old_exact_match']:.1f}"),
-            *(f"{own['new_exact_match']:.1f}", f"{found.mean:+.2f}{error}", str(found.n)),
-            *(f"{mean(values):+.2f}" if values else "" for values in by_run if each),
+            *(f"{own['new_exact_match']:.1f}", _told(over_curve), _told(over_best)),
+            *(str(over_curve.n), *(f"{mean(v):+.2f}" if v else "" for v in by_run if each)),
         ]
-        rows.append((found.mean, row))
+        rows.append((over_curve.mean, row))
     return f"{lead(runs)}\n\n{table(header, [row for _, row in sorted(rows)])}"
+
+
+def _told(found: Difference) -> str:
+    return f"{found.mean:+.2f}" + ("" if found.error is None else f" ± {found.error:.2f}")
 
 
 def trade(runs: Sequence[Run]) -> Figure:
     """Means over the boundaries: what each rule keeps of old tasks against what the new one has."""
-    figure = new_figure(7.0, 5.0)
+    figure = new_figure(7.5, 4.5)
     axes = figure.add_subplot()
     rules = means(runs)
     uniform = {name: own for name, own in rules.items() if name.startswith(UNIFORM)}
@@ -142,9 +155,10 @@ def trade(runs: Sequence[Run]) -> Figure:
     for name, own in uniform.items():
         place: dict[str, Any] = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7}
         axes.annotate(name, point(own), **place)
+    colours = COLOURS[:-1]  # black is the curve's
     others = [(name, own) for name, own in rules.items() if name not in uniform]
     for number, (name, own) in enumerate(others):
-        style = {"color": COLOURS[number % 6], "marker": MARKERS[number % len(MARKERS)]}
+        style = {"color": colours[number % len(colours)], "marker": MARKERS[number % len(MARKERS)]}
         axes.plot(*point(own), linestyle="none", label=name, **style)
     axes.set_xlabel("loss on the new task, nats an answer")
     axes.set_ylabel("loss on old tasks, nats an answer")
