@@ -125,8 +125,10 @@ class TestExcess:
         fusions = {
             name: {
                 "mean_share": 0.5,
-                **{"old_loss": old, "new_loss": new},
-                **{"old_exact_match": 50.0, "new_exact_match": 60.0},
+                "old_loss": old,
+                "new_loss": new,
+                "old_exact_match": 50.0,
+                "new_exact_match": 60.0,
             }
             for name, (new, old) in losses.items()
         }
