@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from torch import Tensor
 
 from kif_lightning import ranks
-from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, RecurrentFusion
+from kif_lightning.callbacks import FittedFusion, FusionWithReplay, KnowledgeFusion, RecurrentFusion
 from kif_lightning.errors import UserError
 from kif_lightning.interfaces import Parameters
 from kif_lightning.storage import load_state, save_state
@@ -30,6 +30,11 @@ def fusion_of(boundary: Mapping[str, Callback]) -> tuple[str, KnowledgeFusion]:
         raise UserError(
             "The method merges old and new weights many times within a task, so that no single "
             f"boundary can be fused again: {FOR_WHOM}."
+        )
+    if any(isinstance(callback, FittedFusion) for callback in boundary.values()):
+        raise UserError(
+            "The method fits its fusion weights on rows of past tasks, so that the importance it "
+            f"keeps does not tell them: {FOR_WHOM}."
         )
     found: dict[str, KnowledgeFusion] = {}
     for name, callback in boundary.items():

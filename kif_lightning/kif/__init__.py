@@ -9,6 +9,7 @@ from kif_lightning.kif.fusion import (
     classify,
     fuse_,
     min_max,
+    share_gradient,
 )
 from kif_lightning.kif.importance import ImportanceTracker
 from kif_lightning.kif.recurrent import merge_, top_mask
@@ -29,5 +30,6 @@ __all__ = [
     "matrix_units",
     "merge_",
     "min_max",
+    "share_gradient",
     "top_mask",
 ]

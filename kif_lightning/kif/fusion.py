@@ -171,3 +171,36 @@ def fuse_(
 
 def _at_least_1d(tensor: Tensor) -> Tensor:
     return tensor.view(1) if tensor.ndim == 0 else tensor
+
+
+@torch.no_grad()
+def share_gradient(
+    units: SkillUnits,
+    gradients: Mapping[str, Tensor],
+    previous: Mapping[str, Tensor],
+    current: Mapping[str, Tensor],
+) -> Tensor:
+    """Slope of a loss in each unit's lam: ``sum over w of dL/dw (w_prev - w_cur)``, (U,) float64.
+
+    Args:
+        units: the partition.
+        gradients: dL/dw at the fused weights.
+        previous: the fused weights after the task before, on any device.
+        current: the weights after training, before fusion.
+    """
+    slopes = []
+    for group, _ in units.slices():
+        sums = [
+            _summed(gradients[m.parameter], previous[m.parameter], current[m.parameter], m.axis)
+            for m in group.members
+        ]
+        slopes.append(torch.stack(sums).sum(dim=0))
+    return torch.cat(slopes)
+
+
+def _summed(gradient: Tensor, old: Tensor, new: Tensor, axis: int | None) -> Tensor:
+    """Over all dimensions but the axis; None: over all, (1,)."""
+    product = (gradient.float() * (old.to(new.device).float() - new.float())).cpu().double()
+    if axis is None:
+        return product.sum().reshape(1)
+    return product.movedim(axis, 0).reshape(product.shape[axis], -1).sum(dim=1)
