@@ -1,4 +1,4 @@
-"""Fusion whose weights of the past are fitted on a few rows of all tasks, as a Lightning callback."""
+"""Fusion whose weights of the past are fitted on a few rows, as a Lightning callback."""
 
 from __future__ import annotations
 
