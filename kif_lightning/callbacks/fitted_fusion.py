@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from kif_lightning import ranks
 from kif_lightning.callbacks.fusion import KnowledgeFusion
 from kif_lightning.errors import require_between, require_count
-from kif_lightning.interfaces import Needs, Row
+from kif_lightning.interfaces import Batch, Needs, Parameters, Row, all_finite
 from kif_lightning.kif import fuse_, share_gradient
 from kif_lightning.modes import evaluating
 from kif_lightning.seeding import generator
 
+log = logging.getLogger(__name__)
 SURE = 0.99
 """A fit starts from no share nearer to 0 or 1: there its gradient would vanish."""
 
@@ -29,7 +33,8 @@ class FittedFusion(KnowledgeFusion):
     The rule's shares, from the importance, are where the fit starts. From there Adam lowers the
     mean loss of the rows of memory, and of as many rows of the present task as the memory keeps of
     a past one, over the logits of the shares: U numbers are learnt, and no weight but by them.
-    Without memory rows the rule's shares are kept. Dropout and penalties are off.
+    Without memory rows the rule's shares are kept. Dropout and penalties are off. A step with a
+    non-finite gradient is left out, counted and told.
 
     Not from the KIF papers. Coefficients of a merge fitted by gradient are those of AdaMerging
     (arXiv 2310.02575), there on the entropy of unlabelled test rows.
@@ -77,21 +82,33 @@ class FittedFusion(KnowledgeFusion):
         after = {name: p.detach().clone() for name, p in parameters.items()}
         logits = torch.logit(share.double().clamp(1 - SURE, SURE)).requires_grad_()
         optimizer = torch.optim.Adam([logits], lr=self.fit_lr)
+        skipped = 0
+        drawn = itertools.islice(data.row_steps(rows, "fitted shares"), steps)
+        hidden = True if ranks.rank() else None  # None: where no terminal is
         with evaluating(module):
-            for batches in itertools.islice(data.row_steps(rows, "fitted shares"), steps):
+            for batches in tqdm(drawn, "fit fusion", steps, leave=False, disable=hidden):
                 share = torch.sigmoid(logits.detach())
                 self._put(share, after, parameters)
                 gradients = _gradients(batches, trainer, module)
+                if not all_finite(list(gradients.values())):
+                    skipped += 1
+                    continue
                 slope = share_gradient(self.units, gradients, self.snapshot, after)
                 logits.grad = slope * share * (1 - share)
                 optimizer.step()
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(after[name])
+        if skipped:
+            log.warning(
+                "%d of %d steps of the fusion's fit had a non-finite gradient and were left out.",
+                skipped,
+                steps,
+            )
         return torch.sigmoid(logits.detach())
 
     @torch.no_grad()
-    def _put(self, share: Tensor, after: dict[str, Tensor], parameters: Any) -> None:
+    def _put(self, share: Tensor, after: dict[str, Tensor], parameters: Parameters) -> None:
         assert self.units is not None
         for name, parameter in parameters.items():
             parameter.copy_(after[name])
@@ -106,7 +123,7 @@ def _drawn(data: Any) -> list[Row]:
     return [rows[i] for i in order[:number].tolist()]
 
 
-def _gradients(batches: Any, trainer: Trainer, module: Any) -> dict[str, Tensor]:
+def _gradients(batches: Sequence[Batch], trainer: Trainer, module: Any) -> dict[str, Tensor]:
     """Of the mean loss over the target tokens of a step's rows, in every process the same."""
     parameters = module.trainable_parameters
     total = {name: torch.zeros_like(p) for name, p in parameters.items()}

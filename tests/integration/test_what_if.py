@@ -401,7 +401,12 @@ def test_runs_without_a_boundary_to_fuse_again_are_refused(
     assert "keep_boundaries=true has no effect" in said
     with pytest.raises(UserError, match="got one with 0 fusions there"):
         fuse_again(tmp_path / "plain")
-    for method, told in (("recurrent_kif", "many times within"), ("kif_m", "after each fusion")):
+    refused = {
+        "recurrent_kif": "many times within",
+        "kif_m": "after each fusion",
+        "kif_fitted": "fits its fusion weights",
+    }
+    for method, told in refused.items():
         with pytest.raises(UserError, match=told):
             run_stream(config(tmp_path / method, f"method={method}", "keep_boundaries=true"))
         assert not (tmp_path / method).exists()
