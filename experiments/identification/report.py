@@ -10,10 +10,20 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from studies import NO_RUNS, Difference, image, mean_difference, table
 
-from kif_lightning.reporting.figures.style import COLOURS, MARKERS, new_figure, say_stand_ins
+from kif_lightning.reporting.figures.style import (
+    COLOURS,
+    MARKERS,
+    colour_bar,
+    heat_map,
+    name_ticks,
+    new_figure,
+    say_stand_ins,
+    width_for,
+)
 
 UNIFORM = "uniform "
 """How the rules without knowledge begin; their shares follow."""
@@ -32,7 +42,16 @@ def read_runs(folder: Path) -> dict[str, list[Run]]:
     return dict(found)
 
 
-GROUPS = read_runs(Path(__file__).parent / "results")
+RESULTS = Path(__file__).parent / "results"
+GROUPS = read_runs(RESULTS)
+
+
+def read_units(path: Path) -> list[Run]:
+    """What units.py wrote; nothing before it did."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+UNITS = read_units(RESULTS / "units" / "scores.json")
 
 
 def point(entry: Mapping[str, float]) -> Point:
@@ -167,11 +186,68 @@ def trade(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def between_tasks(run: Run) -> list[float]:
+    """Rank correlation of the units' scores of each two tasks of a run."""
+    together = np.array(run["rank_correlations"])
+    return together[np.triu_indices(len(together), 1)].tolist()
+
+
+def units_table(runs: Sequence[Run]) -> str:
+    """How the scores lie, and how alike those of two tasks are, one run a row."""
+    header = [
+        *("run", "units", "median score", "80th percentile", "95th percentile"),
+        *("shares of old within 0.05 of 0.5", "rank correlation of two tasks", "least", "most"),
+    ]
+    rows = []
+    for run in runs:
+        protocol, pairs = run["protocol"], between_tasks(run)
+        marks = f" ({', '.join(run['stand_ins'])})" if run["stand_ins"] else ""
+        name = f"`{protocol['method']}`, {protocol['backbone']}, {_name(run)}{marks}"
+        rows.append(
+            [
+                *(
+                    name,
+                    str(run["units"]),
+                    *(f"{value:.3f}" for value in run["quantiles"].values()),
+                ),
+                *(f"{100 * run['near_half']:.0f}%", f"{mean(pairs):.2f}"),
+                *(f"{min(pairs):.2f}", f"{max(pairs):.2f}"),
+            ]
+        )
+    return table(header, rows)
+
+
+def alike(run: Run) -> Figure:
+    """The rank correlation of each two tasks' scores."""
+    tasks = run["tasks"]
+    side = width_for(len(tasks)) / 1.4
+    figure = new_figure(side + 1, side)
+    axes = figure.add_subplot()
+    image = heat_map(axes, np.array(run["rank_correlations"]), Normalize(0, 1))
+    name_ticks(axes.xaxis, tasks)
+    name_ticks(axes.yaxis, tasks, angle=0)
+    colour_bar(figure, image, axes, "rank correlation of unit scores")
+    say_stand_ins(figure, run["stand_ins"])
+    return figure
+
+
 def blocks() -> dict[str, str]:
     tables = "\n\n".join(rules_table(runs) for runs in GROUPS.values())
     images = "\n".join(image(f"trade_{name}", f"Old against new loss, {name}") for name in GROUPS)
-    return {"tables": tables or NO_RUNS, "figures": images or NO_RUNS}
+    alikes = "\n".join(
+        image(f"alike_{number}", f"Likeness of tasks, {run['protocol']['backbone']}, {_name(run)}")
+        for number, run in enumerate(UNITS, start=1)
+    )
+    return {
+        "tables": tables or NO_RUNS,
+        "figures": images or NO_RUNS,
+        "units": units_table(UNITS) if UNITS else NO_RUNS,
+        "alike": alikes or NO_RUNS,
+    }
 
 
 def figures() -> dict[str, Figure]:
-    return {f"trade_{name}": trade(runs) for name, runs in GROUPS.items()}
+    return {
+        **{f"trade_{name}": trade(runs) for name, runs in GROUPS.items()},
+        **{f"alike_{number}": alike(run) for number, run in enumerate(UNITS, start=1)},
+    }

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 FOLDER = EXPERIMENTS / "identification"
-MODULES = ("report", "rules", "studies")
+MODULES = ("boundaries", "report", "rules", "studies", "units")
 
 
 @pytest.fixture
@@ -140,3 +141,11 @@ class TestExcess:
             "machine": "cpu",
             "boundaries": [{"number": 2, "task": "b", "fusions": fusions}],
         }
+
+
+def test_rank_correlations_by_hand(script: Any) -> None:
+    scores = np.array([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 500.0], [4.0, 3.0, 1.0, 1.0]])
+    found = script("units").rank_correlations(scores)
+    assert found[0, 1] == pytest.approx(1.0), "ranks, not sizes"
+    # Ranks 4, 3, 1.5, 1.5 against 1, 2, 3, 4: covariance -4.5, deviations 5 and 4.5.
+    assert found[0, 2] == pytest.approx(-4.5 / np.sqrt(5 * 4.5))
