@@ -79,8 +79,8 @@ def settings_of(claim: Mapping[str, Any], results: Mapping[str, Sequence[Run]]) 
     return found
 
 
-def claims_table(folder: Path = EXPERIMENTS) -> str:
-    """All claims with what the runs say, for a README above ``experiments/``."""
+def claims_tables(folder: Path = EXPERIMENTS) -> tuple[str, str]:
+    """All claims with all that the runs say, for the experiments' README; and how each fares."""
     listed = yaml.safe_load((folder / "claims.yaml").read_text(encoding="utf-8"))
     results = {name: read_runs(folder / name) for name in listed["results"]}
     rows = []
@@ -89,7 +89,8 @@ def claims_table(folder: Path = EXPERIMENTS) -> str:
         rows.append([claim["claim"], claim["source"], f"**{status(settings)}**", _told(settings)])
     missing = ", ".join(f"`{name}`" for name, runs in results.items() if not runs)
     head = f"No runs yet in {missing}.\n\n" if missing else ""
-    return head + table(["claim", "source", "status", "what our runs say"], rows)
+    columns = ["claim", "source", "status", "what our runs say"]
+    return head + table(columns, rows), table(columns[:3], [row[:3] for row in rows])
 
 
 def _told(settings: Sequence[Setting]) -> str:
@@ -101,7 +102,7 @@ def _told(settings: Sequence[Setting]) -> str:
         mark = ", stand-ins" if setting.stand_ins else ""
         lines[f"`{test['higher']}`{lower}, {SHORT[test['metric']]}:"] = None
         lines[
-            f"[{setting.study}](experiments/{setting.study}) ({setting.place}{mark}) "
+            f"[{setting.study}]({setting.study}) ({setting.place}{mark}) "
             f"{setting.difference}: {setting.verdict}"
         ] = None
     return "<br>".join(lines) or "no run"

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
-from claims import claims_table
+from claims import claims_tables
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -128,7 +128,9 @@ def report(experiments: Path, readme: Path, *, check: bool) -> list[str]:
             write_text(path, text)
 
     shown_above = {found[1] for found in PLACE.finditer(readme.read_text(encoding="utf-8"))}
-    above = {"claims": claims_table(experiments)}
+    full_claims, claims = claims_tables(experiments)
+    settle(experiments / "README.md", {"claims": full_claims})
+    above = {"claims": claims}
     for script in sorted(experiments.glob("*/report.py")):
         folder = script.parent
         if folder.name == BENCHMARKS:

@@ -45,8 +45,8 @@ def blocks() -> dict[str, str]:
         "table": summary_table(RUNS),
         "orders": orders_table(),
         "figures": usual_images(RUNS),
-        "differences": differences_table(RUNS, "seq_lora"),
         "from averaging": differences_table(RUNS, "mean"),
+        "from replay": differences_table(RUNS, "replay"),
     }
 
 

@@ -198,13 +198,15 @@ class TestClaims:
         assert status([]) == "not tested"
 
     def test_the_table_without_any_results(self, tmp_path: Path) -> None:
-        from claims import claims_table
+        from claims import claims_tables
 
         (tmp_path / "claims.yaml").write_text((EXPERIMENTS / "claims.yaml").read_text())
-        rows = claims_table(tmp_path).splitlines()
+        full, short = claims_tables(tmp_path)
+        rows = full.splitlines()
         assert rows[0].startswith("No runs yet in `")
         assert len(rows) > 15
         assert all("**not tested** | no run" in row for row in rows[4:])
+        assert [line.count("|") for line in short.splitlines()] == [4] * (len(rows) - 2)
 
     def test_claims_name_methods_that_exist(self) -> None:
         listed = yaml.safe_load((EXPERIMENTS / "claims.yaml").read_text())["claims"]
