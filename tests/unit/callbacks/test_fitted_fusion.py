@@ -65,7 +65,9 @@ class Data:
             yield [{"rows": rows, "step_tokens": len(rows)}]
 
 
-def boundary(fusion: KnowledgeFusion, model: Model, data: Data, tasks: int = 2) -> dict[str, Tensor]:
+def boundary(
+    fusion: KnowledgeFusion, model: Model, data: Data, tasks: int = 2
+) -> dict[str, Tensor]:
     """Tasks that move all weights from 0 to 1 each; the weights before the last one's fusion."""
     trainer: Any = SimpleNamespace(
         datamodule=data, precision_plugin=SimpleNamespace(forward_context=nullcontext)

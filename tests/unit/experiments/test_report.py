@@ -255,12 +255,14 @@ class TestBlocks:
             "def figures():\n    return {'shape': Figure(figsize=(1, 1))}\n"
         )
         (tmp_path / "experiments" / "claims.yaml").write_text("{results: [], claims: []}")
+        (study.parent / "README.md").write_text("<!-- claims -->\n<!-- end claims -->\n")
         readme = tmp_path / "README.md"
         readme.write_text(
             "<!-- claims -->\n<!-- end claims -->\n"
             "<!-- study/table -->\nold\n<!-- end study/table -->\n"
         )
         expected = [
+            "experiments/README.md, block claims",
             "experiments/study/README.md, block table",
             "experiments/study/figures/shape.png",
             "README.md, block claims",
