@@ -247,8 +247,8 @@ class SharedPathTracker(ImportanceTracker):
 class LabElastic:
     """Weights held in place by what they did for past tasks along the path of their training.
 
-    ``coefficient / 2 * sum_i F_i (w_i - anchor_i)^2``; F sums ``max(path, 0) / (change^2 + damping)``
-    over the past tasks (Synaptic Intelligence, arXiv 1703.04200).
+    ``coefficient / 2 * sum_i F_i (w_i - anchor_i)^2``, with F the sum over the past tasks of
+    ``max(path, 0) / (change^2 + damping)`` (Synaptic Intelligence, arXiv 1703.04200).
     """
 
     needs = Needs(shared_weights=True)
