@@ -30,6 +30,8 @@ WHAT = {
     "replay": "no fusion: the memory's rows join the task's",
 }
 """Variant -> what it is."""
+BELOW = ("kif", "lab_replay_fitted, one share")
+"""Named under their points: above, another's name is in the way."""
 
 
 def variant(run: Run) -> str:
@@ -95,8 +97,10 @@ def trade(runs: Sequence[Run]) -> Figure:
         across, up = zip(*points, strict=True) if points else ((), ())
         axes.scatter(across, up, s=30, color=COLOURS[place], marker=MARKERS[place], label=name)
         for run, point in zip(own, points, strict=True):
-            place_of_text = {"xytext": (5, 4), "textcoords": "offset points", "fontsize": 7}
-            axes.annotate(variant(run), point, **place_of_text)
+            height = -10 if variant(run) in BELOW else 4
+            axes.annotate(
+                variant(run), point, xytext=(5, height), textcoords="offset points", fontsize=7
+            )
     axes.margins(x=0.15, y=0.08)
     axes.set_xlabel("score of a task when just learnt, percent")
     axes.set_ylabel("BWT, points")
