@@ -239,8 +239,8 @@ class SharedPathTracker(ImportanceTracker):
         for name, (weight, gradient) in self._before.items():
             self.path[name] -= gradient * (weights[name] - weight)
         for name, weight in weights.items():
-            gradient = gradients[name]
-            slope = torch.zeros_like(weight) if gradient is None else gradient.clone()
+            found = gradients[name]
+            slope = torch.zeros_like(weight) if found is None else found.clone()
             self._before[name] = (weight.detach().clone(), slope)
 
 
