@@ -22,7 +22,7 @@ class Setting:
     test: dict[str, Any]
     study: str
     place: str
-    """Backbone and benchmark."""
+    """Backbone, benchmark and precision."""
     stand_ins: bool
     difference: Difference
     verdict: str
@@ -37,12 +37,13 @@ def verdict(difference: Difference, at_least: float) -> str:
     return DOES_NOT if difference.high < at_least else UNDECIDED
 
 
-def status(settings: Sequence[Setting]) -> str:
-    """Of a whole claim: confirmed where it holds in every setting of enough pairs."""
+def status(settings: Sequence[Setting], tests: Sequence[Mapping[str, Any]]) -> str:
+    """Of a whole claim: confirmed where each test has a setting of enough pairs and all hold."""
     if not settings:
         return "not tested"
     deciding = [one for one in settings if one.difference.n >= DECIDING]
-    if not deciding or any(one.verdict != HOLDS for one in deciding):
+    decided = all(any(one.test == test for one in deciding) for test in tests)
+    if not decided or any(one.verdict != HOLDS for one in deciding):
         return "not confirmed"
     return "confirmed, on stand-ins alone" if all(s.stand_ins for s in deciding) else "confirmed"
 
@@ -62,7 +63,7 @@ def settings_of(claim: Mapping[str, Any], results: Mapping[str, Sequence[Run]]) 
                 f"got {test['metric']}: name one of these."
             )
         for name, runs in results.items():
-            for (backbone, benchmark), own in groups(runs, "backbone", "benchmark").items():
+            for place, own in groups(runs, "backbone", "benchmark", "precision").items():
                 difference = paired(own, test["metric"], test["higher"], test.get("lower"))
                 if difference is None:
                     continue
@@ -70,7 +71,7 @@ def settings_of(claim: Mapping[str, Any], results: Mapping[str, Sequence[Run]]) 
                     Setting(
                         test=test,
                         study=Path(name).parts[0],
-                        place=f"{backbone}, {benchmark}",
+                        place=", ".join(place),
                         stand_ins=any(run.stand_ins for run in own),
                         difference=difference,
                         verdict=verdict(difference, test.get("at_least", 0)),
@@ -86,7 +87,8 @@ def claims_tables(folder: Path = EXPERIMENTS) -> tuple[str, str]:
     rows = []
     for claim in listed["claims"]:
         settings = settings_of(claim, results)
-        rows.append([claim["claim"], claim["source"], f"**{status(settings)}**", _told(settings)])
+        found = status(settings, claim["tests"])
+        rows.append([claim["claim"], claim["source"], f"**{found}**", _told(settings)])
     missing = ", ".join(f"`{name}`" for name, runs in results.items() if not runs)
     head = f"No runs yet in {missing}.\n\n" if missing else ""
     columns = ["claim", "source", "status", "what our runs say"]

@@ -27,7 +27,14 @@ IDENTITY = (
     "method_settings", "lora", "optim", "seed", "epochs", "effective_batch", "precision",
 )  # fmt: skip
 """Two runs that agree in these are the same run made twice, perhaps of other commits."""
-OFTEN_ABSENT = {"evaluation_rows": "test", "length_grouping": None, "selection": None}
+OFTEN_ABSENT = {
+    "evaluation_rows": "test",
+    "evaluation_precision": None,
+    "gradient_clip": None,
+    "length_grouping": None,
+    "loss_mean": "step_tokens",
+    "selection": None,
+}
 """Also part of the identity; runs of older versions do not tell them and are of these."""
 SORTED_BY = ("backbone", "benchmark", "order_name", "method")
 

@@ -207,6 +207,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def commit_label(commit: str | None) -> str:
+    """Short, and whether the checkout had changes beside it."""
+    head, changes, _ = (commit or "unknown").partition("+")
+    return f"`{head[:9]}`{' with changes' if changes else ''}"
+
+
 def spread(values: Iterable[float | None]) -> str:
     """Mean ± standard deviation of those that are there."""
     there = [value for value in values if value is not None]
@@ -255,7 +261,7 @@ def lead(runs: Sequence[Run]) -> str:
         told.append(f"lr {rate}, LoRA r {each(key('lora', 'r'))}, {precision}")
     stand_ins = sorted({name for run in runs for name in run.stand_ins})
     mark = f" **On {' and '.join(stand_ins)}.**" if stand_ins else ""
-    commits = each(lambda run: f"`{(run.protocol.get('commit') or 'unknown')[:9]}`")
+    commits = each(lambda run: commit_label(run.protocol.get("commit")))
     how = "Percent, mean ± standard deviation over the runs."
     return f"{'; '.join(told)}.{mark} {how} Commits: {commits}."
 

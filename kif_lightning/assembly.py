@@ -17,7 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from kif_lightning.adapters import FullAdapter, PeftAdapter
 from kif_lightning.batches import LengthGrouping
 from kif_lightning.benchmarks.held_out import held_out_tasks
-from kif_lightning.callbacks import FusionWithReplay, KnowledgeFusion, SelectBestStep
+from kif_lightning.callbacks import (
+    FittedFusion,
+    FusionWithReplay,
+    KnowledgeFusion,
+    SelectBestStep,
+)
 from kif_lightning.callbacks.checkpoint import check_cadence
 from kif_lightning.continual_state import ContinualState, read_state
 from kif_lightning.continuing import continued
@@ -404,7 +409,11 @@ def _check_shards(parts: Parts) -> None:
         *(parts.adapter, parts.selection, parts.rehearsal),
         *(*parts.penalties.values(), *parts.gradient.values(), *parts.boundary.values()),
     ]
-    whole = [type(p).__name__ for p in touching if p and not isinstance(p, KNOW_SHARDS)]
+    whole = [
+        type(part).__name__
+        for part in touching
+        if part and (not isinstance(part, KNOW_SHARDS) or isinstance(part, FittedFusion))
+    ]
     if whole:
         raise UserError(
             f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from studies import NO_RUNS, Difference, image, mean_difference, table
+from studies import NO_RUNS, Difference, commit_label, image, mean_difference, table
 
 from kif_lightning.reporting.figures.style import (
     COLOURS,
@@ -122,9 +122,7 @@ def lead(runs: Sequence[Run]) -> str:
     )
     rows = ", ".join(sorted({str(run["rows"]) for run in runs}))
     machines = ", ".join(sorted({run["machine"] for run in runs}))
-    commits = ", ".join(
-        sorted({f"`{(run['protocol']['commit'] or 'unknown')[:9]}`" for run in runs})
-    )
+    commits = ", ".join(sorted({commit_label(run["protocol"]["commit"]) for run in runs}))
     stand_ins = sorted({name for run in runs for name in run["stand_ins"]})
     mark = f" **On {' and '.join(stand_ins)}.**" if stand_ins else ""
     return (

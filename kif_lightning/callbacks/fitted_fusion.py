@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from kif_lightning import ranks
 from kif_lightning.callbacks.fusion import KnowledgeFusion
 from kif_lightning.errors import require_between, require_count
-from kif_lightning.interfaces import Batch, Needs, Parameters, Row, all_finite
+from kif_lightning.interfaces import Batch, Needs, Parameters, Row
 from kif_lightning.kif import fuse_, share_gradient
 from kif_lightning.modes import evaluating
 from kif_lightning.seeding import generator
@@ -33,13 +33,15 @@ class FittedFusion(KnowledgeFusion):
     The rule's shares, from the importance, are where the fit starts. From there Adam lowers the
     mean loss of the rows of memory, and of as many rows of the present task as the memory keeps of
     a past one, over the logits of the shares: U numbers are learnt, and no weight but by them.
-    Without memory rows the rule's shares are kept. Dropout and penalties are off. A step with a
-    non-finite gradient is left out, counted and told.
+    Without memory rows the rule's shares are kept. Dropout and penalties are off, and with them
+    gradient checkpointing; with fp16 there is no loss scale. A step with a non-finite gradient is
+    left out and told. Several processes share the rows of a step.
 
     Not from the KIF papers. Coefficients of a merge fitted by gradient are those of AdaMerging
     (arXiv 2310.02575), there on the entropy of unlabelled test rows.
 
-    The datamodule must offer ``memory_rows``, ``training_rows()`` and ``row_steps(rows, purpose)``.
+    The module must offer ``trainable_parameters``, ``identification`` and ``row_loss(batch)``, the
+    datamodule ``memory_rows``, ``training_rows()`` and ``row_steps(rows, purpose)``.
 
     Args:
         fit_epochs: over these rows, in batches as in training.
@@ -58,11 +60,14 @@ class FittedFusion(KnowledgeFusion):
         require_between("fusion.fit_lr", fit_lr, 0.0, float("inf"), low_open=True)
         self.fit_epochs = fit_epochs
         self.fit_lr = fit_lr
+        self.outer_steps = 0
+        """Of the last boundary's fit."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Identify, fit, fuse."""
         module: Any = pl_module
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.outer_steps = 0
         self.identify(module)
         assert self.boundary is not None
         if self.boundary.weight is not None and data.memory_rows:
@@ -89,11 +94,11 @@ class FittedFusion(KnowledgeFusion):
             for batches in tqdm(drawn, "fit fusion", steps, leave=False, disable=hidden):
                 share = torch.sigmoid(logits.detach())
                 self._put(share, after, parameters)
-                gradients = _gradients(batches, trainer, module)
-                if not all_finite(list(gradients.values())):
+                slope = self._slope(batches, after, trainer, module)
+                self.outer_steps += 1
+                if not bool(torch.isfinite(slope).all()):
                     skipped += 1
                     continue
-                slope = share_gradient(self.units, gradients, self.snapshot, after)
                 logits.grad = slope * share * (1 - share)
                 optimizer.step()
         with torch.no_grad():
@@ -108,11 +113,31 @@ class FittedFusion(KnowledgeFusion):
         return torch.sigmoid(logits.detach())
 
     @torch.no_grad()
-    def _put(self, share: Tensor, after: dict[str, Tensor], parameters: Parameters) -> None:
+    def _put(self, share: Tensor, after: Mapping[str, Tensor], parameters: Parameters) -> None:
         assert self.units is not None
         for name, parameter in parameters.items():
             parameter.copy_(after[name])
         fuse_(self.units, share, self.snapshot, parameters)
+
+    def _slope(
+        self, batches: Sequence[Batch], after: Mapping[str, Tensor], trainer: Trainer, module: Any
+    ) -> Tensor:
+        """Of a step's mean loss per target token in each share, (U,); in every process the same."""
+        assert self.units is not None
+        parameters = module.trainable_parameters
+        slope = torch.zeros(len(self.units), dtype=torch.float64)
+        for batch in batches:
+            if not batch["weight"]:
+                continue  # a filler
+            on_device = module.transfer_batch_to_device(batch, module.device, 0)
+            with torch.enable_grad(), trainer.precision_plugin.forward_context():
+                loss = module.row_loss(on_device) / batch["step_tokens"]
+            # Not into .grad, which is the training's.
+            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+            gradients = dict(zip(parameters, found, strict=True))
+            slope += share_gradient(self.units, gradients, self.snapshot, after)
+        ranks.sum_([slope])
+        return slope
 
 
 def _drawn(data: Any) -> list[Row]:
@@ -121,21 +146,3 @@ def _drawn(data: Any) -> list[Row]:
     number = -(-len(data.memory_rows) // data.task_index)
     order = torch.randperm(len(rows), generator=generator(data.seed, data.task.name, "fitted rows"))
     return [rows[i] for i in order[:number].tolist()]
-
-
-def _gradients(batches: Sequence[Batch], trainer: Trainer, module: Any) -> dict[str, Tensor]:
-    """Of the mean loss over the target tokens of a step's rows, in every process the same."""
-    parameters = module.trainable_parameters
-    total = {name: torch.zeros_like(p) for name, p in parameters.items()}
-    with torch.enable_grad():
-        for batch in batches:
-            on_device = module.transfer_batch_to_device(batch, module.device, 0)
-            with trainer.precision_plugin.forward_context():
-                loss = module.row_loss(on_device) / on_device["step_tokens"]
-            # Not into .grad, which is the training's.
-            found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
-            for sum_, gradient in zip(total.values(), found, strict=True):
-                if gradient is not None:
-                    sum_ += gradient
-    ranks.sum_(list(total.values()))
-    return total

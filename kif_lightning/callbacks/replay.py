@@ -10,8 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from kif_lightning.callbacks.fitted_fusion import FittedFusion
 from kif_lightning.callbacks.fusion import KnowledgeFusion, learning
-from kif_lightning.errors import require_choice, require_count
+from kif_lightning.errors import UserError, require_choice, require_count
 from kif_lightning.interfaces import Boundary, FitRows, LearningModule, Needs, Parameters, Row
 from kif_lightning.kif import SkillUnits, UnitClass
 from kif_lightning.kif.shards import part
@@ -46,6 +47,11 @@ class FusionWithReplay(Callback):
     ) -> None:
         require_choice("replay.position", position, ("after_fusion", "before_fusion"))
         require_count("replay.epochs", epochs)
+        if isinstance(fusion, FittedFusion):
+            raise UserError(
+                "A replay beside the fusion works with KnowledgeFusion, got FittedFusion, which "
+                "fits on the memory itself: choose method/boundary=fitted or fusion_with_replay."
+            )
         self.fusion = fusion
         self.position = position
         self.epochs = epochs

@@ -176,7 +176,7 @@ def _at_least_1d(tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def share_gradient(
     units: SkillUnits,
-    gradients: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor | None],
     previous: Mapping[str, Tensor],
     current: Mapping[str, Tensor],
 ) -> Tensor:
@@ -184,23 +184,24 @@ def share_gradient(
 
     Args:
         units: the partition.
-        gradients: dL/dw at the fused weights.
+        gradients: dL/dw at the fused weights; ``None`` counts as 0.
         previous: the fused weights after the task before, on any device.
         current: the weights after training, before fusion.
     """
     slopes = []
     for group, _ in units.slices():
-        sums = [
-            _summed(gradients[m.parameter], previous[m.parameter], current[m.parameter], m.axis)
-            for m in group.members
-        ]
-        slopes.append(torch.stack(sums).sum(dim=0))
+        slope = torch.zeros(len(group.ids), dtype=torch.float64)
+        for member in group.members:
+            gradient, new = gradients[member.parameter], current[member.parameter]
+            if gradient is not None:
+                change = previous[member.parameter].to(new.device).float() - new.float()
+                slope += _over_units(gradient.float() * change, member.axis)
+        slopes.append(slope)
     return torch.cat(slopes)
 
 
-def _summed(gradient: Tensor, old: Tensor, new: Tensor, axis: int | None) -> Tensor:
-    """Over all dimensions but the axis; None: over all, (1,)."""
-    product = (gradient.float() * (old.to(new.device).float() - new.float())).cpu().double()
+def _over_units(values: Tensor, axis: int | None) -> Tensor:
+    """Sum over all dimensions but the axis (None: over all, (1,)), in float64 on the CPU."""
     if axis is None:
-        return product.sum().reshape(1)
-    return product.movedim(axis, 0).reshape(product.shape[axis], -1).sum(dim=1)
+        return values.sum().reshape(1).cpu().double()
+    return values.movedim(axis, 0).reshape(values.shape[axis], -1).sum(dim=1).cpu().double()

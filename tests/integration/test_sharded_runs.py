@@ -152,6 +152,7 @@ def test_a_rank_with_its_answers_waits_for_the_others(folder: Path, both: list[A
         (["method=l2p"], "PromptPool and KeyPull need"),
         (["method=migu"], "MagnitudeMask need"),
         (["method=recurrent_kif"], "RecurrentFusion need"),
+        (["method=kif_fitted", "method/penalty=none"], "FittedFusion need"),
         (["method=lfpt5"], "PseudoSamples need"),
         (["method=kif_full", "trainer.precision=16-mixed"], "use bf16-mixed or 32-true"),
         (["method=kif_full", "trainer.devices=1"], "over several devices, got one"),

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kif_lightning.callbacks import FittedFusion, KnowledgeFusion
+from kif_lightning.callbacks import FittedFusion, FusionWithReplay, KnowledgeFusion
 from kif_lightning.errors import UserError
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import Row
 from kif_lightning.kif import ImportanceTracker, MeanRule, matrix_units
 
-PAST, PRESENT = "past", "present"
+PAST, PRESENT, WRONG = "past", "present", "wrong"
 
 
 class Model(nn.Module):
@@ -39,7 +39,11 @@ class Model(nn.Module):
 
     def row_loss(self, batch: Any) -> Tensor:
         assert not self.training, "a loss with dropout is another one at each look"
-        distances = {PAST: self.old.square().sum(), PRESENT: (self.new - 1.0).square().sum()}
+        distances = {
+            PAST: self.old.square().sum(),
+            PRESENT: (self.new - 1.0).square().sum(),
+            WRONG: 9 * ((self.old - 1.0).square().sum() + self.new.square().sum()),
+        }
         total = torch.stack([distances[row.input] for row in batch["rows"]]).sum()
         return total * float("nan") if self.broken else total
 
@@ -60,9 +64,14 @@ class Data:
         return [Row(id=str(i), input=PRESENT, output="") for i in range(50)]
 
     def row_steps(self, rows: Sequence[Row], purpose: str) -> Iterator[list[Any]]:
+        """Each step in two micro-batches and a filler, which would undo the fit if it counted."""
         self.asked.append([row.input for row in rows])
+        filler = [Row(id="", input=WRONG, output="")] * len(rows)
+        parts = [(rows[:2], 1.0), (rows[2:], 1.0), (filler, 0.0)]
         while True:
-            yield [{"rows": rows, "step_tokens": len(rows)}]
+            yield [
+                {"rows": part, "weight": weight, "step_tokens": len(rows)} for part, weight in parts
+            ]
 
 
 def boundary(
@@ -106,6 +115,7 @@ def test_units_that_the_past_needs_go_back_and_those_the_present_needs_stay() ->
         torch.testing.assert_close(parameter.detach(), expected[name].float())
     assert model.training
     assert model.dropout.training
+    assert fusion.outer_steps == 40, "20 times over 6 rows, 4 a step"
 
 
 def test_of_the_task_as_many_rows_are_asked_as_are_kept_of_a_past_one() -> None:
@@ -141,3 +151,8 @@ def test_steps_with_a_broken_gradient_change_nothing_and_are_told(
 def test_values_out_of_range_are_told(key: str, value: float) -> None:
     with pytest.raises(UserError, match=f"fusion.{key}"):
         fitted(**{key: value})
+
+
+def test_a_replay_beside_it_is_refused() -> None:
+    with pytest.raises(UserError, match="got FittedFusion"):
+        FusionWithReplay(fusion=fitted())

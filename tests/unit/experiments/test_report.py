@@ -185,7 +185,7 @@ class TestClaims:
 
         (found,) = self.settings(tmp_path, *aps, at_least=at_least)
         assert (found.verdict, found.stand_ins) == (verdict, True)
-        assert claims.status([found]) == status
+        assert claims.status([found], [found.test]) == status
 
     def test_settings_with_too_few_runs_do_not_decide(self, tmp_path: Path) -> None:
         from claims import status
@@ -193,9 +193,11 @@ class TestClaims:
         (holds,) = self.settings(tmp_path, 60.0, 61.0, 62.0)
         (few,) = self.settings(tmp_path, 40.0)
         (not_so,) = self.settings(tmp_path, 40.0, 41.0, 42.0)
-        assert status([holds, few]) == "confirmed, on stand-ins alone"
-        assert status([holds, not_so]) == "not confirmed"
-        assert status([]) == "not tested"
+        tests = [holds.test]
+        assert status([holds, few], tests) == "confirmed, on stand-ins alone"
+        assert status([holds, not_so], tests) == "not confirmed"
+        assert status([], tests) == "not tested"
+        assert status([holds], [*tests, {"metric": "other"}]) == "not confirmed", "one is undecided"
 
     def test_the_table_without_any_results(self, tmp_path: Path) -> None:
         from claims import claims_tables

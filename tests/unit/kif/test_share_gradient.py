@@ -33,3 +33,7 @@ def test_it_is_the_derivative_of_the_fused_loss(partition: object) -> None:
     slopes = dict(zip(SHAPES, torch.autograd.grad(loss, [fused[n] for n in SHAPES]), strict=True))
     found = share_gradient(units, slopes, previous, current)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    without = {**slopes, "q.lora_A": None}
+    zero = {**slopes, "q.lora_A": torch.zeros(SHAPES["q.lora_A"])}
+    one, other = (share_gradient(units, given, previous, current) for given in (without, zero))
+    assert torch.equal(one, other)
