@@ -30,6 +30,7 @@ MEMORY = ("method.memory.share=0.3",)
 METHODS: dict[str, tuple[str, ...]] = {
     "kif": (),
     "kif_m": MEMORY,
+    "kif_fitted": MEMORY,
     "kif_full": (),
     "recurrent_kif": (
         *MEMORY,

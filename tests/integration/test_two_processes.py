@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
 from kif_lightning import ranks
-from kif_lightning.callbacks import MagnitudeMask, RecurrentFusion
+from kif_lightning.callbacks import FittedFusion, MagnitudeMask, RecurrentFusion
 from kif_lightning.identification import Identification
 from kif_lightning.interfaces import Task
-from kif_lightning.kif import ImportanceTracker
+from kif_lightning.kif import ImportanceTracker, MeanRule, lora_rank_units
 from tests.helpers.fits import BreaksAt, Squares, TinyFit, assert_near
 from tests.helpers.processes import in_processes
 from tests.helpers.streams import toy_task, unequal_task
@@ -35,6 +36,7 @@ FITS: dict[str, dict[str, Any]] = {
         "task": unequal_task(test=9),
         "data_options": {"length_grouping": "within_step", "pass_overhead": 8},
     },
+    "fitted": {"micro": 1, "fitted": True},  # 8 | 8 | 1 and a filler
     "recurrent": {"micro": 1, "outer": True},  # its model also answers
 }
 
@@ -55,6 +57,7 @@ def new_fit(
     penalise: bool = False,
     mask: bool = False,
     outer: bool = False,
+    fitted: bool = False,
     broken: Sequence[int] | None = None,
     where: str = "loss",
     module_options: Any = None,
@@ -76,8 +79,17 @@ def new_fit(
     fit = TinyFit(
         folder, micro=micro, task=task, callbacks=callbacks, module_options=settings, **options
     )
-    if outer:
+    if outer or fitted:
         fit.data.memory_rows = tuple(toy_task("shape", train=11).train)  # 8 3
+    if fitted:
+        parameters = fit.adapter.trainable(fit.module.model)
+        fusion = FittedFusion(rule=MeanRule(), units=lora_rank_units, fit_epochs=1)
+        units = lora_rank_units(parameters)
+        # As after a first task.
+        state = {"unit_ids": list(units.ids), "accumulated": torch.arange(len(units))}
+        fusion.load_state_dict(state)
+        fit.callbacks = [fusion]
+        fit.data.training_tasks, fit.data.task_index = (task, task), 1
     return fit
 
 
@@ -95,7 +107,8 @@ def trained(fit: TinyFit) -> dict[str, Any]:
         ],
         "losses": counts.losses,
         "steps": (counts.optimizer_steps, counts.skipped_steps, tracker.num_steps),
-        "outer steps": [(c.outer_steps, c.skipped_outer_steps) for c in outer],
+        "outer steps": [(c.outer_steps, c.skipped_outer_steps) for c in outer]
+        + [c.outer_steps for c in fit.callbacks if isinstance(c, FittedFusion)],
     }
 
 
