@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,21 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-EXPERIMENTS = Path(__file__).parents[3] / "experiments"
-FOLDER = EXPERIMENTS / "fusion_variants"
-MODULES = ("report", "lab_parts", "studies")
+from tests.helpers.scripts import scripts_of
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a script of the study by its name; none stays known under it."""
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    monkeypatch.syspath_prepend(FOLDER)  # before it: both have a report.py
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def script() -> Iterator[Any]:
+    with scripts_of("fusion_variants") as found:
+        yield found
 
 
 def any_share(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:

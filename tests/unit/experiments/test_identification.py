@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-EXPERIMENTS = Path(__file__).parents[3] / "experiments"
-FOLDER = EXPERIMENTS / "identification"
-MODULES = ("boundaries", "report", "rules", "studies", "units")
+from tests.helpers.scripts import scripts_of
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a script of the study by its name; none stays known under it."""
-    monkeypatch.syspath_prepend(EXPERIMENTS)
-    monkeypatch.syspath_prepend(FOLDER)  # before it: both have a report.py
-    for name in MODULES:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module
-    for name in MODULES:
-        sys.modules.pop(name, None)
+def script() -> Iterator[Any]:
+    with scripts_of("identification") as found:
+        yield found
 
 
 PREVIOUS = torch.tensor([0.0, 0.001, 0.002, 1.0])
