@@ -374,6 +374,6 @@ def usual_images(runs: Sequence[Run]) -> str:
         return NO_RUNS
     shown = (
         image("scores", "AP of each run by method"),
-        image("learning_and_forgetting", "What methods learn against what they forget"),
+        image("learning_and_forgetting", "What methods learn against what they keep"),
     )
     return "\n".join(shown)

@@ -8,7 +8,7 @@ from statistics import mean
 import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from studies import AVERAGE, FORGETTING, LEARNT, Run, best_first, mean_matrix
+from studies import AVERAGE, BACKWARD, LEARNT, Run, best_first, mean_matrix
 
 from kif_lightning.reporting.figures.style import (
     COLOURS,
@@ -67,11 +67,11 @@ def scores_by_method(runs: Sequence[Run]) -> Figure:
 
 
 def learning_and_forgetting(runs: Sequence[Run]) -> Figure:
-    """What each method learns, across, against what it forgets: to the lower right is better."""
+    """What each method learns, across, against what it keeps: to the upper right is better."""
     figure = new_figure(6.5, 5.0)
     axes = figure.add_subplot()
     for place, (method, own) in enumerate(best_first(runs).items()):
-        points = [(run.metric(LEARNT), run.metric(FORGETTING)) for run in own]
+        points = [(run.metric(LEARNT), run.metric(BACKWARD)) for run in own]
         across, up = zip(*points, strict=True)
         if None in across or None in up:
             continue  # all tasks at once: there is nothing to forget
@@ -82,7 +82,7 @@ def learning_and_forgetting(runs: Sequence[Run]) -> Figure:
         axes.annotate(method, middle, xytext=(5, 3), textcoords="offset points", fontsize=7)
     axes.margins(x=0.12)
     axes.set_xlabel("score of a task when just learnt, percent")
-    axes.set_ylabel("forgetting at the end, points")
+    axes.set_ylabel("backward transfer at the end, points (below 0: forgotten)")
     _say_stand_ins(figure, runs)
     return figure
 
