@@ -11,6 +11,7 @@ from studies import AVERAGE, Run, differences_table, read_runs, summary_table, t
 from study_figures import usual_figures
 
 RESULTS = Path(__file__).parent / "results"
+RUNS = read_runs(RESULTS / "runs.json")
 CHOSEN = {
     "l2p": ("fixes", "lr_factor"),
     "prog_prompt": ("fixes", "lr_factor"),
@@ -39,14 +40,13 @@ def settings_table(runs: Iterable[Run]) -> str:
 
 
 def blocks() -> dict[str, str]:
-    runs = read_runs(RESULTS / "runs.json")
     return {
-        "table": summary_table(runs),
-        "figures": usual_images(runs),
-        "differences": differences_table(runs, "seq_lora"),
+        "table": summary_table(RUNS),
+        "figures": usual_images(RUNS),
+        "differences": differences_table(RUNS, "seq_lora"),
         "settings": settings_table(read_runs(RESULTS / "settings.json")),
     }
 
 
 def figures() -> dict[str, Figure]:
-    return usual_figures(read_runs(RESULTS / "runs.json"))
+    return usual_figures(RUNS)

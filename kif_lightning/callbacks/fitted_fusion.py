@@ -93,7 +93,8 @@ class FittedFusion(KnowledgeFusion):
         with evaluating(module):
             for batches in tqdm(drawn, "fit fusion", steps, leave=False, disable=hidden):
                 share = torch.sigmoid(logits.detach())
-                self._put(share, after, parameters)
+                _restore(parameters, after)
+                fuse_(self.units, share, self.snapshot, parameters)
                 slope = self._slope(batches, after, trainer, module)
                 self.outer_steps += 1
                 if not bool(torch.isfinite(slope).all()):
@@ -101,9 +102,7 @@ class FittedFusion(KnowledgeFusion):
                     continue
                 logits.grad = slope * share * (1 - share)
                 optimizer.step()
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(after[name])
+        _restore(parameters, after)
         if skipped:
             log.warning(
                 "%d of %d steps of the fusion's fit had a non-finite gradient and were left out.",
@@ -111,13 +110,6 @@ class FittedFusion(KnowledgeFusion):
                 steps,
             )
         return torch.sigmoid(logits.detach())
-
-    @torch.no_grad()
-    def _put(self, share: Tensor, after: Mapping[str, Tensor], parameters: Parameters) -> None:
-        assert self.units is not None
-        for name, parameter in parameters.items():
-            parameter.copy_(after[name])
-        fuse_(self.units, share, self.snapshot, parameters)
 
     def _slope(
         self, batches: Sequence[Batch], after: Mapping[str, Tensor], trainer: Trainer, module: Any
@@ -138,6 +130,12 @@ class FittedFusion(KnowledgeFusion):
             slope += share_gradient(self.units, gradients, self.snapshot, after)
         ranks.sum_([slope])
         return slope
+
+
+@torch.no_grad()
+def _restore(parameters: Parameters, values: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
 
 
 def _drawn(data: Any) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Scripts of a study, imported as they import one another."""
+"""Scripts below experiments/, imported as they import one another."""
 
 from __future__ import annotations
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,21 +21,15 @@ from kif_lightning.kif import (
 )
 from kif_lightning.metrics.text import ExactMatch
 from kif_lightning.penalties.orthonormality import orthonormality
+from tests.helpers.scripts import scripts_of
 
-FOLDER = Path(__file__).parents[3] / "experiments" / "benchmarks" / "public_scripts"
-SCRIPTS = ("rows", "train", "fuse", "predict", "score")
 Shapes = {"lora_A": (3, 7), "lora_B": (5, 3)}
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a script by its name; none stays known under it."""
-    monkeypatch.syspath_prepend(FOLDER)
-    for name in SCRIPTS:
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    yield importlib.import_module
-    for name in SCRIPTS:
-        sys.modules.pop(name, None)
+def script() -> Iterator[Any]:
+    with scripts_of("benchmarks/public_scripts") as found:
+        yield found
 
 
 def lora_weights(seed: int) -> dict[str, torch.Tensor]:
