@@ -18,7 +18,6 @@ from kif_lightning.adapters import FullAdapter, PeftAdapter
 from kif_lightning.batches import LengthGrouping
 from kif_lightning.benchmarks.held_out import held_out_tasks
 from kif_lightning.callbacks import (
-    FittedFusion,
     FusionWithReplay,
     KnowledgeFusion,
     SelectBestStep,
@@ -409,11 +408,12 @@ def _check_shards(parts: Parts) -> None:
         *(parts.adapter, parts.selection, parts.rehearsal),
         *(*parts.penalties.values(), *parts.gradient.values(), *parts.boundary.values()),
     ]
-    whole = [
-        type(part).__name__
-        for part in touching
-        if part and (not isinstance(part, KNOW_SHARDS) or isinstance(part, FittedFusion))
-    ]
+
+    def needs_whole(part: Any) -> bool:
+        told = isinstance(part, HasNeeds) and part.needs.whole_weights
+        return told or not isinstance(part, KNOW_SHARDS)
+
+    whole = [type(part).__name__ for part in touching if part and needs_whole(part)]
     if whole:
         raise UserError(
             f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "

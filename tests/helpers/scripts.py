@@ -15,9 +15,10 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @contextmanager
-def scripts_of(study: str) -> Iterator[Callable[[str], ModuleType]]:
-    """Imports a script of the study, or one that studies share, by name; none stays known."""
-    folders = (EXPERIMENTS / study, EXPERIMENTS)  # in this order: both have a report.py
+def scripts_of(*studies: str) -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a script of the studies, or one that studies share, by name; none stays known."""
+    # In this order: each has a report.py.
+    folders = (*(EXPERIMENTS / study for study in studies), EXPERIMENTS)
     names = {path.stem for folder in folders for path in folder.glob("*.py")}
     with pytest.MonkeyPatch.context() as patch:
         for folder in reversed(folders):

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from kif_lightning.identification import Identification
+from kif_lightning.kif import ImportanceTracker, matrix_units
 from tests.helpers.scripts import scripts_of
 
 
 @pytest.fixture
 def script() -> Iterator[Any]:
-    with scripts_of("fusion_variants") as found:
+    with scripts_of("fusion_variants", "identification") as found:
         yield found
 
 
@@ -82,6 +84,123 @@ def test_a_weight_is_held_by_its_part_in_the_fall_of_the_loss(script: Any) -> No
     assert penalty(context) == 0
     weights["w"].data += torch.tensor([0.5, 7.0, 7.0])
     assert penalty(context).item() == pytest.approx(4 / 2 * 2 / 1.001 * 0.25)
+
+
+class TestShares:
+    """Other shares of the past than the paper's."""
+
+    @pytest.mark.parametrize("scores", ["min_max", "ranks", "logarithms"])
+    @pytest.mark.parametrize("entropy", [0.2, 0.9])
+    def test_tau_gives_the_shares_that_entropy(
+        self, script: Any, scores: str, entropy: float
+    ) -> None:
+        shares = script("lab_shares")
+        draw = torch.Generator().manual_seed(0)
+        # Skewed, as scores are.
+        previous, current = torch.rand(2, 200, generator=draw, dtype=torch.float64) ** 8
+        found = shares.ScaledRule(scores=scores, entropy=entropy)(previous, current)
+        bits = -(found * found.log2() + (1 - found) * (1 - found).log2())
+        assert bits.nan_to_num().mean().item() == pytest.approx(entropy, abs=1e-6)
+        assert torch.equal(found > 0.5, scaled(shares, scores, previous, current) > 0)
+
+    def test_ranks_with_a_tau_count_places_alone(self, script: Any) -> None:
+        rule = script("lab_shares").ScaledRule(scores="ranks", tau=0.5)
+        small, large = torch.tensor([0.0, 0.1, 0.2]), torch.tensor([0.3, 1.0, 0.9])
+        share = rule(small, large)
+        assert share.tolist() == pytest.approx(
+            torch.sigmoid(torch.tensor([0.0, -1.0, 1.0])).tolist()
+        )
+
+    def test_every_task_weighs_the_same_in_a_running_mean(self, script: Any) -> None:
+        found = real_fusion(script("lab_shares").RunningMean)
+        seen = run_tasks(found, [1.0, 4.0, 10.0])
+        assert seen == pytest.approx([1.0, 2.5, 5.0])
+
+    def test_each_of_several_fusions_is_with_the_weights_before_the_task(self, script: Any) -> None:
+        found = real_fusion(script("lab_shares").SeveralFusions, times=2)
+        module = learner(4.0)
+        found.begin(module)
+        found.on_train_end(None, module)
+        found.begin(module)
+        weight = module.trainable_parameters["w"]
+        for step, value in enumerate([8.0, 8.0, 10.0, 12.0], start=1):
+            weight.data.fill_(value)
+            found.on_train_batch_end(trainer(step, 4), module, None, None, 0)
+            # Half of the task's steps: half of the way back to 4, once.
+            assert weight.item() == (6.0 if step == 2 else value)
+        found.on_train_end(None, module)
+        assert weight.item() == 8.0
+
+    def test_the_product_is_averaged(self, script: Any) -> None:
+        parts = script("lab_parts")
+        parts.RIDGE = 1e-9
+        found = fusion(script("lab_shares").MeanProduct)
+        names = ("m.lora_A.weight", "m.lora_B.weight")
+        old, new = torch.tensor([[3.0, 1.0]]), torch.tensor([[1.0, 3.0]])
+        b = torch.tensor([[2.0], [4.0]])
+        found.snapshot = {names[0]: old, names[1]: b}
+        weights = {names[0]: nn.Parameter(new.clone()), names[1]: nn.Parameter(-b)}
+        # Averaged factors would have B = 0.
+        found.fuse(weights)
+        product = weights[names[1]] @ weights[names[0]]
+        assert torch.allclose(product, b @ (old - new) / 2, atol=1e-5)
+
+    def test_single_weights_are_shared_by_their_squared_gradients(self, script: Any) -> None:
+        shares = script("lab_shares")
+        found = fusion(shares.FisherMean)
+        tracker = shares.SquaresTracker()
+        weights = {"w": nn.Parameter(torch.tensor([1.0, 1.0, 1.0]))}
+        tracker.reset(weights)
+        tracker.update(weights, {"w": torch.tensor([1.0, 0.0, 2.0])})
+        tracker.update(weights, {"w": torch.tensor([1.0, 0.0, 0.0])})
+        found.past = {"w": torch.tensor([6.0, 0.0, 0.0])}
+        found.snapshot = {"w": torch.zeros(3)}
+        found.fuse(weights)
+        assert weights["w"].tolist() == [0.25, 0.5, 1.0]
+        assert found.past["w"].tolist() == [8.0, 0.0, 4.0]
+
+
+def scaled(shares: Any, scores: str, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    """What the rule compares, past less present."""
+    if scores == "min_max":
+        return previous - current
+    return getattr(shares, scores)(previous) - getattr(shares, scores)(current)
+
+
+def halves(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(previous, 0.5)
+
+
+def real_fusion(kind: Any, **settings: Any) -> Any:
+    return kind(rule=halves, units=matrix_units, **settings)
+
+
+def learner(value: float) -> Any:
+    """A module with a weight of that value and another, whose importance is read already."""
+    weights = {name: nn.Parameter(torch.full((1, 1), x)) for name, x in (("w", value), ("v", 3.0))}
+    identification = Identification(tracker=ImportanceTracker())
+    for size, weight in enumerate(weights.values(), start=1):
+        weight.grad = torch.full((1, 1), float(size))
+    identification.begin_task()
+    identification.before_step(weights)
+    return SimpleNamespace(trainable_parameters=weights, identification=identification)
+
+
+def trainer(step: int, steps: int) -> Any:
+    return SimpleNamespace(global_step=step, estimated_stepping_batches=steps)
+
+
+def run_tasks(found: Any, values: list[float]) -> list[float]:
+    """The weight after each task, which trains it to that value."""
+    module = learner(1.0)
+    weight = module.trainable_parameters["w"]
+    seen = []
+    for value in values:
+        found.begin(module)
+        weight.data.fill_(value)
+        found.on_train_end(None, module)
+        seen.append(weight.item())
+    return seen
 
 
 class TestReport:
