@@ -17,6 +17,12 @@ WHAT = {
     "lab_elastic, coefficient 2": "no fusion: Synaptic Intelligence, weights held by their part in "
     "the fall of past losses",
     "lab_kif_ewc, coefficient 10": "adaptive rule, and EWC's penalty while a task is learnt",
+    "lab_entropy, entropy 0.5": "adaptive rule, tau set so that the shares have half a bit each",
+    "lab_fisher": "single weights, in closed form by the squared gradients of past and present",
+    "lab_logarithms, entropy 0.5": "adaptive rule on the scores' logarithms, tau set by the "
+    "entropy",
+    "lab_product": "averaging of the LoRA products, not of their factors",
+    "lab_ranks, tau 0.05": "adaptive rule on the scores' ranks",
     "lab_regmean, balance 10": "least squares over each module's inputs, nearest factors in the "
     "weights",
     "lab_regmean, balance 10, no penalty": "the same without KIF's penalty, nearest factors in the "
@@ -25,11 +31,18 @@ WHAT = {
     "lab_replay_fitted, one share": "replay; one share of the past for all units, fitted on the "
     "memory",
     "lab_replay_mean": "replay; averaging at each boundary",
+    "lab_running_mean": "after k tasks the past's share is k / (k + 1)",
+    "lab_several, times 4": "adaptive rule, four fusions a task with the weights before it",
     "lab_wtop, keep 0.3": "single weights: the task's most important take their new value",
     "mean": "averaging at each boundary",
     "replay": "no fusion: the memory's rows join the task's",
+    "seq_lora": "no fusion",
+    "seq_lora, lr 0.001": "no fusion, half of the learning rate",
+    "seq_lora, lr 0.0005": "no fusion, a quarter of the learning rate",
 }
 """Variant -> what it is."""
+RATE = 2e-3
+"""Learning rate where a variant's name tells none."""
 BELOW = ("kif", "lab_replay_fitted, one share")
 """Named under their points: above, another's name is in the way."""
 
@@ -38,7 +51,13 @@ def variant(run: Run) -> str:
     """The method, with those of its settings that tell it from other runs."""
     settings = run.protocol["method_settings"]
     fusion, penalties = settings["boundary"].get("fusion", {}), settings["penalty"]
-    told = [f"{key} {fusion[key]:g}" for key in ("keep", "balance") if key in fusion]
+    told = [f"{key} {fusion[key]:g}" for key in ("keep", "balance", "times") if key in fusion]
+    rule = settings["rule"] or {}
+    if "scores" in rule:
+        key = "entropy" if rule["tau"] is None else "tau"
+        told.append(f"{key} {rule[key]:g}")
+    if (rate := run.protocol["optim"]["lr"]) != RATE:
+        told.append(f"lr {rate:g}")
     if fusion.get("one"):
         told.append("one share")
     if fusion and not penalties:
