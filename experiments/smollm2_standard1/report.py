@@ -20,6 +20,7 @@ def blocks() -> dict[str, str]:
         "table": summary_table(RUNS),
         "figures": f"{usual_images(RUNS)}\n{maps}",
         "differences": differences_table(RUNS, "seq_lora"),
+        "from averaging": differences_table(RUNS, "mean"),
         "matrices": matrix_table(RUNS),
         "earlier": "These are the runs above." if RUNS is EARLIER else summary_table(EARLIER),
     }
