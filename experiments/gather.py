@@ -36,6 +36,8 @@ OFTEN_ABSENT = {
     "selection": None,
 }
 """Also part of the identity; runs of older versions do not tell them and are of these."""
+NEWER_SETTINGS = {("rehearsal", "kif_lightning.memory.MemoryRehearsal", "times"): 1}
+"""Slot, part and setting -> what runs of older versions, which do not tell it, are of."""
 SORTED_BY = ("backbone", "benchmark", "order_name", "method")
 
 
@@ -57,7 +59,12 @@ def identity(run: Mapping[str, Any]) -> str:
     protocol = run["protocol"]
     decode = protocol.get("decode") or dict.fromkeys(protocol["order"], "generate")
     more = [protocol.get(key) or absent for key, absent in OFTEN_ABSENT.items()]
-    return json.dumps([*(protocol.get(key) for key in IDENTITY), decode, *more], sort_keys=True)
+    settings = dict(protocol.get("method_settings") or {})
+    for (slot, part, key), absent in NEWER_SETTINGS.items():
+        if (found := settings.get(slot) or {}).get("_target_") == part:
+            settings[slot] = {key: absent, **found}
+    found = {**protocol, "method_settings": settings}
+    return json.dumps([*(found.get(key) for key in IDENTITY), decode, *more], sort_keys=True)
 
 
 def results_in(root: Path) -> list[Path]:

@@ -18,9 +18,8 @@ from rules import ranks
 from torch import Tensor
 
 from kif_lightning.callbacks import KnowledgeFusion
-from kif_lightning.interfaces import Example, LearningModule, Needs, Parameters, RehearsalContext
+from kif_lightning.interfaces import LearningModule, Parameters
 from kif_lightning.kif import AdaptiveRule, ImportanceTracker, fuse_, min_max
-from kif_lightning.memory import MemoryRehearsal
 
 FLOOR = 1e-6
 """Normalised scores below it count as this much before their logarithm is taken."""
@@ -198,19 +197,3 @@ class FisherMean(KnowledgeFusion):
                 parameter.lerp_(self.snapshot[name], share)
         self.past = {name: self.past.get(name, 0) + found for name, found in squares.items()}
         self.snapshot = {}
-
-
-class RepeatedRehearsal:
-    """All rows of the memory several times, mixed with the task's own.
-
-    Args:
-        times: each row.
-    """
-
-    needs = Needs(memory=True)
-
-    def __init__(self, *, times: int) -> None:
-        self.times = times
-
-    def examples(self, context: RehearsalContext) -> list[Example]:
-        return MemoryRehearsal().examples(context) * self.times

@@ -17,14 +17,26 @@ log = logging.getLogger(__name__)
 _NO_LIMIT = 1 << 30
 
 
+@dataclass(frozen=True, kw_only=True)
 class MemoryRehearsal:
-    """All rows of the memory, mixed with the task's own (experience replay)."""
+    """All rows of the memory, mixed with the task's own (experience replay).
+
+    Args:
+        times: that each row comes in an epoch of the task.
+
+    Raises:
+        UserError: a value out of range.
+    """
 
     needs = Needs(memory=True)
+    times: int = 1
+
+    def __post_init__(self) -> None:
+        require_count("rehearsal.times", self.times)
 
     def examples(self, context: RehearsalContext) -> list[Example]:
         """The kept rows of past tasks, tokenised as any row."""
-        return context.backbone.encode_rows(context.memory_rows)
+        return context.backbone.encode_rows(context.memory_rows) * self.times
 
 
 @dataclass(frozen=True, kw_only=True)

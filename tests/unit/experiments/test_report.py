@@ -102,6 +102,18 @@ class TestGather:
         held_out = stored("m", 1, 50.0, evaluation_rows="held_out")
         assert len({identity(run) for run in (old, ranked, held_out)}) == 3
 
+    def test_a_setting_that_an_old_version_did_not_have_is_its_default(self) -> None:
+        from gather import identity
+
+        def rehearsing(part: str, **settings: int) -> str:
+            rehearsal = {"_target_": f"kif_lightning.memory.{part}", **settings}
+            return identity(stored("m", 1, 50.0, method_settings={"rehearsal": rehearsal}))
+
+        old = rehearsing("MemoryRehearsal")
+        assert old == rehearsing("MemoryRehearsal", times=1)
+        assert old != rehearsing("MemoryRehearsal", times=4)
+        assert rehearsing("PseudoSamples") != rehearsing("PseudoSamples", times=1)
+
     def test_an_empty_root_is_told(self, tmp_path: Path) -> None:
         from gather import main
 

@@ -100,7 +100,13 @@ def test_the_memory_is_rehearsed_row_by_row(tiny_t5: Path) -> None:
     assert [(e.prompt_ids, e.answer_ids) for e in found] == [
         (tokenizer(row.input)["input_ids"], tokenizer(row.output)["input_ids"]) for row in rows
     ]
+    assert MemoryRehearsal(times=2).examples(context_of(backbone, memory_rows=rows)) == found * 2
     assert MemoryRehearsal().examples(context_of(backbone)) == []
+
+
+def test_a_memory_that_never_comes_is_refused() -> None:
+    with pytest.raises(UserError, match="a whole number of at least 1, got 0"):
+        MemoryRehearsal(times=0)
 
 
 def test_written_rows_with_the_mark_are_rehearsed_in_both_forms() -> None:
