@@ -229,6 +229,7 @@ class TestClaims:
         assert len({claim["id"] for claim in listed}) == len(listed)
         for name in named:
             places = [ROOT / "conf/method" / folder / f"{name}.yaml" for folder in ("", "ablation")]
+            places += EXPERIMENTS.glob(f"*/conf/method/{name}.yaml")
             assert any(path.is_file() for path in places), name
 
 
