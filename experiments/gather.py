@@ -61,10 +61,10 @@ def identity(run: Mapping[str, Any]) -> str:
     more = [protocol.get(key) or absent for key, absent in OFTEN_ABSENT.items()]
     settings = dict(protocol.get("method_settings") or {})
     for (slot, part, key), absent in NEWER_SETTINGS.items():
-        if (found := settings.get(slot) or {}).get("_target_") == part:
-            settings[slot] = {key: absent, **found}
-    found = {**protocol, "method_settings": settings}
-    return json.dumps([*(found.get(key) for key in IDENTITY), decode, *more], sort_keys=True)
+        if (told := settings.get(slot) or {}).get("_target_") == part:
+            settings[slot] = {key: absent, **told}
+    whole = {**protocol, "method_settings": settings}
+    return json.dumps([*(whole.get(key) for key in IDENTITY), decode, *more], sort_keys=True)
 
 
 def results_in(root: Path) -> list[Path]:

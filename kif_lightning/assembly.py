@@ -408,12 +408,8 @@ def _check_shards(parts: Parts) -> None:
         *(parts.adapter, parts.selection, parts.rehearsal),
         *(*parts.penalties.values(), *parts.gradient.values(), *parts.boundary.values()),
     ]
-
-    def needs_whole(part: Any) -> bool:
-        told = isinstance(part, HasNeeds) and part.needs.whole_weights
-        return told or not isinstance(part, KNOW_SHARDS)
-
-    whole = [type(part).__name__ for part in touching if part and needs_whole(part)]
+    # Not by isinstance: what a class derived from one of them does is not known.
+    whole = [type(part).__name__ for part in touching if part and type(part) not in KNOW_SHARDS]
     if whole:
         raise UserError(
             f"{' and '.join(whole)} need whole weights, but with trainer=sharded each device holds "

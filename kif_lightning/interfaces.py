@@ -356,8 +356,6 @@ class Needs:
     """Each task brings weights of its own."""
     last_step: bool = False
     """A task ends with its last step: no selection of an earlier one."""
-    whole_weights: bool = False
-    """No rank holds only a part of a weight, whatever a class it derives from can do."""
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""Other shares of the past than the paper's: from ranks, by entropy, in closed form, by count.
+"""Other fusions without memory: other shares of the past, several a task, of the products.
 
 Like lab_parts.py, for one process and whole runs; the ranks are those of ../identification.
 Shapes: U number of units; all vectors are (U,) float64.
@@ -71,7 +71,7 @@ class ScaledRule:
 
 
 class RunningMean(KnowledgeFusion):
-    """After k tasks the share of the past is k / (k + 1): every task's change weighs the same.
+    """After k tasks the past's share is k / (k + 1): a mean of what each task's training ended at.
 
     Args:
         kwargs: of ``KnowledgeFusion``; its rule is not used.
@@ -142,22 +142,14 @@ class MeanProduct(RegMean):
         if self.boundary.weight is not None:
             for name, tensor in parameters.items():
                 if "lora_A" in name:
-                    # With the same inputs on both sides least squares is the average.
+                    # With the same inputs on both sides least squares is, up to RIDGE, the average.
                     inputs = torch.eye(tensor.shape[1], dtype=torch.float64)
                     self._fuse_module(name.rsplit(".lora_", 1)[0], inputs, inputs, parameters)
         self.snapshot = {}
 
 
-TRACKERS: list[SquaresTracker] = []
-"""All of this process, the last one the run's."""
-
-
 class SquaresTracker(ImportanceTracker):
     """Also sums each weight's squared gradient over the steps of the task."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        TRACKERS.append(self)
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
         super().reset(weights)
@@ -174,9 +166,9 @@ class SquaresTracker(ImportanceTracker):
 class FisherMean(KnowledgeFusion):
     """Single weights in closed form: the share of the past is F_past / (F_past + F_present).
 
-    F is the sum of squared gradients over the steps of a task (of a step's rows together, so a
-    rough Fisher information), F_past its sum over the past tasks: the minimum of the two
-    quadratics with these curvatures (Fisher merging, arXiv 2111.09832).
+    F is the sum of squared gradients over the steps of a task (of a step's rows together, with the
+    penalty's: a rough Fisher information), F_past its sum over the past tasks: the minimum of the
+    two quadratics with these curvatures (Fisher merging, arXiv 2111.09832).
 
     Args:
         kwargs: of ``KnowledgeFusion``; its rule is not used.
@@ -186,14 +178,18 @@ class FisherMean(KnowledgeFusion):
         super().__init__(**kwargs)
         self.past: dict[str, Tensor] = {}
 
+    def identify(self, module: LearningModule) -> None:
+        super().identify(module)
+        tracker: Any = module.identification.tracker
+        self.squares: dict[str, Tensor] = tracker.squares
+
     @torch.no_grad()
     def fuse(self, parameters: Parameters) -> None:
         assert self.boundary is not None
-        squares = TRACKERS[-1].squares
         if self.boundary.weight is not None:
             for name, parameter in parameters.items():
-                total = self.past[name] + squares[name]
+                total = self.past[name] + self.squares[name]
                 share = torch.where(total > 0, self.past[name] / total, 0.5)
                 parameter.lerp_(self.snapshot[name], share)
-        self.past = {name: self.past.get(name, 0) + found for name, found in squares.items()}
+        self.past = {name: self.past.get(name, 0) + found for name, found in self.squares.items()}
         self.snapshot = {}

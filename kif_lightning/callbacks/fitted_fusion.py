@@ -52,7 +52,7 @@ class FittedFusion(KnowledgeFusion):
         UserError: a value out of range.
     """
 
-    needs = Needs(shared_weights=True, memory=True, whole_weights=True)
+    needs = Needs(shared_weights=True, memory=True)
 
     def __init__(self, *, fit_epochs: int = 3, fit_lr: float = 0.3, **kwargs: Any) -> None:
         super().__init__(**kwargs)

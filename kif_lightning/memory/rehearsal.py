@@ -22,7 +22,7 @@ class MemoryRehearsal:
     """All rows of the memory, mixed with the task's own (experience replay).
 
     Args:
-        times: that each row comes in an epoch of the task.
+        times: how often each row comes in an epoch of the task.
 
     Raises:
         UserError: a value out of range.

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from torch import nn
 
+from kif_lightning.assembly import build_parts
 from kif_lightning.identification import Identification
 from kif_lightning.kif import ImportanceTracker, matrix_units
-from tests.helpers.scripts import scripts_of
+from kif_lightning.paths import conf_dir
+from tests.helpers.scripts import EXPERIMENTS, scripts_of
+
+METHODS = EXPERIMENTS / "fusion_variants" / "conf" / "method"
 
 
 @pytest.fixture
@@ -103,6 +109,10 @@ class TestShares:
         assert bits.nan_to_num().mean().item() == pytest.approx(entropy, abs=1e-6)
         assert torch.equal(found > 0.5, scaled(shares, scores, previous, current) > 0)
 
+    def test_logarithms_have_mean_0_and_deviation_1(self, script: Any) -> None:
+        scores = torch.tensor([1.0, 0.1, 0.01], dtype=torch.float64)
+        assert script("lab_shares").logarithms(scores).tolist() == pytest.approx([1.0, 0.0, -1.0])
+
     def test_ranks_with_a_tau_count_places_alone(self, script: Any) -> None:
         rule = script("lab_shares").ScaledRule(scores="ranks", tau=0.5)
         small, large = torch.tensor([0.0, 0.1, 0.2]), torch.tensor([0.3, 1.0, 0.9])
@@ -112,24 +122,32 @@ class TestShares:
         )
 
     def test_every_task_weighs_the_same_in_a_running_mean(self, script: Any) -> None:
-        found = real_fusion(script("lab_shares").RunningMean)
+        found = fusion_of(script("lab_shares").RunningMean, by_importance)
         seen = run_tasks(found, [1.0, 4.0, 10.0])
         assert seen == pytest.approx([1.0, 2.5, 5.0])
 
     def test_each_of_several_fusions_is_with_the_weights_before_the_task(self, script: Any) -> None:
-        found = real_fusion(script("lab_shares").SeveralFusions, times=2)
+        found = fusion_of(script("lab_shares").SeveralFusions, by_importance, times=2)
         module = learner(4.0)
-        found.begin(module)
-        found.on_train_end(None, module)
-        found.begin(module)
         weight = module.trainable_parameters["w"]
-        for step, value in enumerate([8.0, 8.0, 10.0, 12.0], start=1):
-            weight.data.fill_(value)
-            found.on_train_batch_end(trainer(step, 4), module, None, None, 0)
-            # Half of the task's steps: half of the way back to 4, once.
-            assert weight.item() == (6.0 if step == 2 else value)
-        found.on_train_end(None, module)
-        assert weight.item() == 8.0
+
+        def train(values: list[float]) -> list[float]:
+            """The weight after each batch of a task of four steps, the first of two batches."""
+            found.begin(module)
+            after = []
+            for step, value in zip([0, 1, 2, 2, 3, 4], values, strict=True):
+                weight.data.fill_(value)
+                found.on_train_batch_end(trainer(step, 4), module, None, None, 0)
+                after.append(weight.item())
+            found.on_train_end(None, module)
+            return [*after, weight.item()]
+
+        assert train([4.0] * 6) == [4.0] * 7, "nothing to fuse with"
+        # The importance gives a quarter of the weight to the past. At half of the steps, once:
+        for _ in range(2):
+            weight.data.fill_(4.0)
+            seen = train([8.0, 8.0, 8.0, 8.0, 10.0, 12.0])
+            assert seen == [8.0, 8.0, 7.0, 8.0, 10.0, 12.0, 10.0]
 
     def test_the_product_is_averaged(self, script: Any) -> None:
         parts = script("lab_parts")
@@ -153,6 +171,7 @@ class TestShares:
         tracker.reset(weights)
         tracker.update(weights, {"w": torch.tensor([1.0, 0.0, 2.0])})
         tracker.update(weights, {"w": torch.tensor([1.0, 0.0, 0.0])})
+        found.squares = tracker.squares
         found.past = {"w": torch.tensor([6.0, 0.0, 0.0])}
         found.snapshot = {"w": torch.zeros(3)}
         found.fuse(weights)
@@ -167,20 +186,21 @@ def scaled(shares: Any, scores: str, previous: torch.Tensor, current: torch.Tens
     return getattr(shares, scores)(previous) - getattr(shares, scores)(current)
 
 
-def halves(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
-    return torch.full_like(previous, 0.5)
+def by_importance(previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+    """A quarter, for the more important of two units that were so in the past too."""
+    return 0.25 * previous * current
 
 
-def real_fusion(kind: Any, **settings: Any) -> Any:
-    return kind(rule=halves, units=matrix_units, **settings)
+def fusion_of(kind: Any, rule: Any, **settings: Any) -> Any:
+    return kind(rule=rule, units=matrix_units, **settings)
 
 
 def learner(value: float) -> Any:
-    """A module with a weight of that value and another, whose importance is read already."""
+    """A module with a weight w of that value and one of less importance, which is read already."""
     weights = {name: nn.Parameter(torch.full((1, 1), x)) for name, x in (("w", value), ("v", 3.0))}
     identification = Identification(tracker=ImportanceTracker())
-    for size, weight in enumerate(weights.values(), start=1):
-        weight.grad = torch.full((1, 1), float(size))
+    for gradient, weight in zip((2.0, 1.0), weights.values(), strict=True):
+        weight.grad = torch.full((1, 1), gradient)
     identification.begin_task()
     identification.before_step(weights)
     return SimpleNamespace(trainable_parameters=weights, identification=identification)
@@ -201,6 +221,20 @@ def run_tasks(found: Any, values: list[float]) -> list[float]:
         found.on_train_end(None, module)
         seen.append(weight.item())
     return seen
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(METHODS.glob("*.yaml"))])
+@pytest.mark.usefixtures("script")
+def test_a_method_of_the_study_builds(name: str, tiny_t5: Path, toy_data: Path) -> None:
+    overrides = [
+        *(f"hydra.searchpath=[file://{METHODS.parent}]", f"method={name}"),
+        *(f"backbone.path={tiny_t5}", f"benchmark.data_dir={toy_data}"),
+        "benchmark.order=[colour,shape]",
+    ]
+    with initialize_config_dir(conf_dir(), version_base="1.3"):
+        config = compose("config", overrides=overrides)
+    assert config.method.name == name
+    assert [task.name for task in build_parts(config).benchmark.tasks] == ["colour", "shape"]
 
 
 class TestReport:
