@@ -282,8 +282,8 @@ def summary_table(runs: Sequence[Run]) -> str:
         *("method", "told", "orders", "seeds", *SHORT.values()),
         *("trained weights", "memory rows", "minutes"),
     ]
-    rows = []
-    for method, own in best_first(runs).items():
+    rows, found = [], best_first(runs)
+    for method, own in found.items():
         numbers = {name: spread(run.metric(name) for run in own) for name in SHORT}
         numbers[FORWARD] = spread(_forward(run, alone.get(run.cell)) for run in own)
         names = sorted({str(run.protocol.get("order_name")) for run in own})
@@ -296,7 +296,9 @@ def summary_table(runs: Sequence[Run]) -> str:
                 spread(run.cost["seconds"]["total"] / 60 for run in own),
             ]
         )
-    return f"{lead(runs)}\n\n{table(header, rows)}"
+    cells = {frozenset((*run.tasks, run.seed) for run in own) for own in found.values()}
+    uneven = " Not every method has every order and seed: compare pairs, not rows."
+    return f"{lead(runs)}{uneven * (len(cells) > 1)}\n\n{table(header, rows)}"
 
 
 def _forward(run: Run, alone: Run | None) -> float | None:

@@ -168,6 +168,14 @@ class TestPairs:
         assert "**On stand-in data.**" in summary_table([run])
         assert "| `m` | 1 | 50.0 | 80.0 | -30.0 | 1.0 |" in summary_table([run])
 
+    def test_a_table_of_unlike_seeds_says_so(self, tmp_path: Path) -> None:
+        from studies import read_runs, summary_table
+
+        both = [stored(name, seed, 50.0) for name in ("a", "b") for seed in (1, 2)]
+        runs = read_runs(write(tmp_path / "r.json", both))
+        assert "compare pairs, not rows" not in summary_table(runs)
+        assert "compare pairs, not rows" in summary_table(runs[1:])
+
 
 class TestClaims:
     def settings(self, tmp_path: Path, *aps: float, at_least: float = 0) -> Any:
