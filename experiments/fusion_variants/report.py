@@ -36,13 +36,8 @@ WHAT = {
     "lab_wtop, keep 0.3": "single weights: the task's most important take their new value",
     "mean": "averaging at each boundary",
     "replay": "no fusion: the memory's rows join the task's",
-    "seq_lora": "no fusion",
-    "seq_lora, lr 0.001": "no fusion, half of the learning rate",
-    "seq_lora, lr 0.0005": "no fusion, a quarter of the learning rate",
 }
 """Variant -> what it is."""
-RATE = 2e-3
-"""Learning rate where a variant's name tells none."""
 BELOW = ("kif", "lab_replay_fitted, one share")
 """Named under their points: above, another's name is in the way."""
 
@@ -56,8 +51,6 @@ def variant(run: Run) -> str:
     if "scores" in rule:
         key = "entropy" if rule["tau"] is None else "tau"
         told.append(f"{key} {rule[key]:g}")
-    if (rate := run.protocol["optim"]["lr"]) != RATE:
-        told.append(f"lr {rate:g}")
     if fusion.get("one"):
         told.append("one share")
     if fusion and not penalties:
